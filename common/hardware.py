@@ -1,0 +1,86 @@
+"""Facts about the hardware that neither framework is needed for: the CPU, and which precisions are native where."""
+
+import os
+import platform
+import re
+from functools import cache
+from pathlib import Path
+
+from common.config import Precision
+
+# From this compute capability on a GPU has matrix units for the precision (NVIDIA CUDA C++ Programming Guide,
+# "Arithmetic Instructions" and "Tensor Cores").
+NATIVE_FROM_CAPABILITY = {Precision.MIXED_FLOAT16: 7.0, Precision.MIXED_BFLOAT16: 8.0, Precision.TF32: 8.0}
+
+# One of these CPU flags means instructions that multiply in the precision.
+NATIVE_CPU_FLAGS = {
+    Precision.MIXED_FLOAT16: {"avx512_fp16", "amx_fp16", "asimdhp"},
+    Precision.MIXED_BFLOAT16: {"avx512_bf16", "amx_bf16", "bf16"},
+}
+
+
+class Unsupported(Exception):  # noqa: N818 - a finding about the device, not an error
+    """The device can't run the row; the message says why. The row's status becomes `unsupported`."""
+
+
+def require_support(precision: Precision, device: dict[str, str]) -> None:
+    """Raise Unsupported for TF32 where there are no matrix units for it: it would silently be plain float32.
+
+    The other precisions run everywhere, if slowly. device: as from describe_device of either implementation.
+    """
+    if precision is not Precision.TF32:
+        return
+    needed = NATIVE_FROM_CAPABILITY[precision]
+    if device["kind"] == "cpu":
+        raise Unsupported(f"tf32 needs a GPU of compute capability {needed} or later; this row would run on a CPU")
+    capability = device["compute_capability"]
+    if float(capability) < needed:
+        raise Unsupported(f"tf32 needs compute capability {needed} or later; this GPU has {capability}")
+
+
+def slow_reason(precision: Precision, device: dict[str, str]) -> str:
+    """Say why no speed is to be expected of this precision on the device, or "" where it is native.
+
+    device: as from describe_device of either implementation.
+    """
+    if device["kind"] == "gpu":
+        capability = float(device["compute_capability"])
+        needed = NATIVE_FROM_CAPABILITY.get(precision, 0.0)
+        if capability < needed:
+            return f"not native below compute capability {needed} (this GPU has {capability}): no speed to expect"
+        return ""
+    instructions = NATIVE_CPU_FLAGS.get(precision)
+    if instructions and not instructions & cpu_flags():
+        return f"this CPU has no {precision.compute_dtype} arithmetic and emulates it: no speed to expect"
+    return ""
+
+
+def cpu_name() -> str:
+    """The processor's own name, as Linux reports it."""
+    match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets that Linux lists for the first processor; empty elsewhere."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded and no environment variable hides its devices."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
+    return Path("/proc/driver/nvidia/version").exists() and not hidden
+
+
+@cache
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

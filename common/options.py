@@ -1,0 +1,131 @@
+"""The command line's options, shared by run_parity.py and by `python -m tf_impl` / `python -m torch_impl`.
+
+Every option is checked here, in one line that names the option, before any process is started.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, NoReturn
+
+from common.config import (
+    DEVICES,
+    PRESETS,
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    Precision,
+    Preset,
+    RunConfig,
+    TrainConfig,
+)
+from common.hardware import available_cores, has_gpu
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage, and exit code 2."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_experiment_options(parser: Parser) -> None:
+    """What is trained, and where: the options that every way of running a row has in common."""
+    group = parser.add_argument_group("the experiment")
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="the sizes to start from (default: article where there is a GPU, else cpu)",
+    )
+    group.add_argument("--images", type=positive_int, metavar="N", help="number of images")
+    group.add_argument("--image-size", type=positive_int, metavar="N", help="height and width in pixels")
+    group.add_argument("--batch-size", type=positive_int, metavar="N", help="images in one step")
+    group.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
+    group.add_argument("--filters", type=positive_int, metavar="N", help="output channels of each convolution")
+    group.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=TrainConfig.learning_rate,
+        metavar="X",
+        help="Adam's step size (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=natural_int,
+        default=DataConfig.seed,
+        metavar="N",
+        help="seed of the data and of the starting weights (default: %(default)s)",
+    )
+    group.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU where there is one"
+    )
+    group.add_argument(
+        "--threads",
+        type=positive_int,
+        default=available_cores(),
+        metavar="N",
+        help="CPU threads in one operation (default: every core, here %(default)s)",
+    )
+
+
+def resolve_preset(arguments: argparse.Namespace) -> Preset:
+    """The preset that was asked for, or the one that suits the machine, with the sizes given beside it."""
+    preset = PRESETS[arguments.preset or ("cpu" if _resolve_device(arguments) == "cpu" else "article")]
+    names = [entry.name for entry in fields(preset) if entry.name != "precisions"]
+    return replace(preset, **{name: value for name in names if (value := getattr(arguments, name)) is not None})
+
+
+def make_config(
+    parser: Parser,
+    arguments: argparse.Namespace,
+    framework: str,
+    precision: Precision,
+    *,
+    compile: bool,
+    loop: str,
+    repeat: int = 0,
+) -> RunConfig:
+    """Build the config of one row; ends the program through the parser where two options don't fit together."""
+    sizes = resolve_preset(arguments)
+    if sizes.image_size < 2:
+        parser.error("argument --image-size: the first convolution is 2x2; give 2 or more")
+    if sizes.batch_size > sizes.images:
+        parser.error(
+            f"argument --batch-size: {sizes.batch_size} is more than there are images; give {sizes.images} or less"
+        )
+    image_shape = (sizes.image_size, sizes.image_size, 3)
+    return RunConfig(
+        framework=framework,
+        precision=precision,
+        data=DataConfig(sizes.images, image_shape, arguments.seed),
+        model=ModelConfig(image_shape, sizes.filters),
+        train=TrainConfig(sizes.epochs, sizes.batch_size, arguments.learning_rate),
+        execution=ExecutionConfig(_resolve_device(arguments), compile, loop, arguments.threads),
+        repeat=repeat,
+    )
+
+
+def _resolve_device(arguments: argparse.Namespace) -> str:
+    return "cpu" if arguments.device == "auto" and not has_gpu() else arguments.device
+
+
+def _number(kind: Callable[[str], float], accepts: Callable[[float], bool], words: str) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda value: value >= 1, "a whole number of 1 or more")
+natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
+positive_float = _number(float, lambda value: 0 < value < math.inf, "a number larger than 0")

@@ -1,0 +1,186 @@
+"""What a run leaves behind: typed rows, read from and written to strict JSON.
+
+Names of the fields are the names in the files. Units are in the names; a number that is not finite is written as
+null, since JSON has no NaN. Files are written beside their target and renamed, so a reader never sees half a file.
+"""
+
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.config import RunConfig
+from common.memory import Memory
+from common.timing import Timing
+
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+
+
+class Status(str, Enum):
+    """How a row ended. Only `ok` rows enter a speed-up."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    NOT_INSTALLED = "not_installed"
+    IMPORT_ERROR = "import_error"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    NO_RESULT = "no_result"
+    NONFINITE = "nonfinite"
+    ALL_STEPS_SKIPPED = "all_steps_skipped"
+    LABEL_UNTRUE = "label_untrue"
+    INTERRUPTED = "interrupted"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was computed. Lists a step have one entry per batch; loss and accuracy are taken before the update.
+
+    epoch_loss and epoch_accuracy are means over the samples, as Keras reports them. loss_scale is the scale that the
+    step used (1 without loss scaling). skipped_steps are the indices of the steps whose gradients overflowed, so that
+    no weight changed. The hashes show that both frameworks started from the same bits.
+    """
+
+    loss: list[float | None]
+    epoch_loss: list[float | None]
+    epoch_accuracy: list[float | None]
+    loss_scale: list[float | None]
+    skipped_steps: list[int]
+    data_sha256: str
+    initial_weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a row ran. manifest: what could tilt the comparison, one short line a fact."""
+
+    framework_version: str
+    python_version: str
+    numpy_version: str
+    platform: str
+    device: dict[str, str] = field(default_factory=dict)
+    manifest: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of the table. The measured parts are None unless the status says that they were reached."""
+
+    framework: str
+    precision: str
+    compile: bool
+    loop: str
+    status: Status
+    detail: str
+    config: RunConfig
+    environment: Environment | None = None
+    timing: Timing | None = None
+    memory: Memory | None = None
+    training: Training | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The whole of results.json."""
+
+    command: list[str]
+    environment: dict[str, str]
+    rows: list[RowResult] = field(default_factory=list)
+    parity: list[dict[str, Any]] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+    created_utc: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) -> RowResult:
+    """A row of this config; `parts` are the optional fields of RowResult."""
+    return RowResult(
+        framework=config.framework,
+        precision=config.precision.value,
+        compile=config.execution.compile,
+        loop=config.execution.loop,
+        status=status,
+        detail=detail,
+        config=config,
+        **parts,
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a dataclass as JSON, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(_strict(asdict(value)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a dataclass of this kind; ValueError names the field that does not fit."""
+    value: T = _decode(kind, json.loads(path.read_text(encoding="utf-8")), kind.__name__)
+    return value
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return None if value is None else _decode(inner, value, where)
+    if is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin is list and isinstance(value, list):
+        return [_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _decode(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
+    if kind is Any:
+        return value
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_enum(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ValueError(f"{where} is {value!r:.80}; it must be {getattr(kind, '__name__', kind)}")
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r:.80}; it must be an object with the fields of {kind.__name__}")
+    hints = typing.get_type_hints(kind)
+    if unknown := set(value) - set(hints):
+        raise ValueError(f"{where} has an unknown field {min(unknown)!r}")
+    for entry in fields(kind):
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and entry.name not in value:
+            raise ValueError(f"{where} lacks the field {entry.name!r}")
+    return kind(**{name: _decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
+
+
+def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
+    accepted: Sequence[Any] = [member.value for member in kind]
+    if value not in accepted:
+        raise ValueError(f"{where} is {value!r:.80}; it must be one of {', '.join(map(str, accepted))}")
+    return kind(value)

@@ -1,0 +1,199 @@
+"""The tables that a run prints: speed and memory, then the manifest of what could tilt the comparison.
+
+Here alone are seconds turned into milliseconds, and bytes into MB (1e6 bytes).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tabulate import tabulate
+
+from common.config import Precision
+from common.memory import Memory
+from common.results import RowResult, Status, Training
+from common.timing import Timing
+
+NOTHING = "-"
+MANIFEST_WIDTH = 44  # characters in a column of the manifest
+
+# What is read off one row that was trained; None where it has no such reading (a steady step after one epoch, say).
+MEASURES: dict[str, Callable[[Timing, Memory, Training], float | None]] = {
+    "step ms": lambda timing, memory, training: timing.step_s.median * 1e3 if timing.step_s else None,
+    "first s": lambda timing, memory, training: timing.first_step_s,
+    "total s": lambda timing, memory, training: timing.total_s,
+    "images/s": lambda timing, memory, training: timing.images_per_s,
+    "base MB": lambda timing, memory, training: memory.baseline_bytes / 1e6,
+    "peak MB": lambda timing, memory, training: memory.peak_bytes / 1e6,
+    "used MB": lambda timing, memory, training: memory.used_bytes / 1e6,
+    "loss": lambda timing, memory, training: training.epoch_loss[-1],
+    "acc %": lambda timing, memory, training: 100 * (training.epoch_accuracy[-1] or 0.0),
+    "skips": lambda timing, memory, training: len(training.skipped_steps),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: equal rows of --repeats together."""
+
+    rows: tuple[RowResult, ...]
+
+    @property
+    def first(self) -> RowResult:
+        return self.rows[0]
+
+    @property
+    def mode(self) -> tuple[str, bool, str]:
+        """What a speed-up is taken within: framework, compile mode and loop."""
+        return self.first.framework, self.first.compile, self.first.loop
+
+    @property
+    def name(self) -> str:
+        framework, compile, loop = self.mode
+        return f"{framework} {self.first.precision}{' compiled' if compile else ''}{' fit' if loop == 'fit' else ''}"
+
+    def values(self, measure: str) -> list[float]:
+        """The measure of each repeat; empty unless every repeat was trained and has it."""
+        values = [
+            MEASURES[measure](row.timing, row.memory, row.training)
+            for row in self.rows
+            if row.status is Status.OK and row.timing and row.memory and row.training
+        ]
+        known = [value for value in values if value is not None]
+        return known if len(known) == len(self.rows) else []
+
+    def median(self, measure: str) -> float | None:
+        values = self.values(measure)
+        return float(np.median(values)) if values else None
+
+
+def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
+    """One line for each framework, precision, compile mode and loop; --repeats are summed up by their median.
+
+    speed-up and saved compare with float32 of the same framework, compile mode and loop.
+    """
+    lines = _group(rows)
+    baselines = {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
+    table = [_cells(line, baselines.get(line.mode)) for line in lines]
+    left_aligned = {"framework", "precision", "compile", "loop", "status"}
+    return tabulate(
+        [list(cells.values()) for cells in table],
+        headers=list(table[0]),
+        tablefmt=tablefmt,
+        disable_numparse=True,
+        colalign=["left" if column in left_aligned else "right" for column in table[0]],
+    )
+
+
+def notes(rows: Sequence[RowResult]) -> list[str]:
+    """What the numbers can't say: why a row is slow or missing, how memory was read, whether the starts agree."""
+    by_detail: dict[str, list[str]] = {}
+    for line in _group(rows):
+        for detail in dict.fromkeys(row.detail for row in line.rows if row.detail):
+            by_detail.setdefault(detail, []).append(line.name)
+    said = [f"{', '.join(names)}: {detail}" for detail, names in by_detail.items()]
+    repeats = max(len(line.rows) for line in _group(rows))
+    if repeats > 1:
+        said.append(f"each line: median of {repeats} processes; the spread is from the fastest to the slowest of them")
+    if any(row.memory and row.memory.kind == "host_rss" for row in rows):
+        said.append("memory: resident set of the process, libraries included, since there is no GPU allocator to ask")
+    trainings = {row.config.row_id: row.training for row in rows if row.training}
+    return [
+        *said,
+        _agreement("data", {row_id: training.data_sha256 for row_id, training in trainings.items()}),
+        _agreement("starting weights", {row_id: t.initial_weights_sha256 for row_id, t in trainings.items()}),
+    ]
+
+
+def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
+    """One line a fact, one column for each framework, compile mode and loop; what differs by precision says where."""
+    columns: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        if row.environment:
+            header = f"{row.framework}{', compile' if row.compile else ''}{', fit' if row.loop == 'fit' else ''}"
+            facts = {
+                "version": row.environment.framework_version,
+                **{f"device {name}": value for name, value in row.environment.device.items()},
+                **row.environment.manifest,
+            }
+            for fact, value in facts.items():
+                columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
+    return tabulate(
+        [
+            [fact, *(_by_precision(column.get(fact, {})) for column in columns.values())]
+            for fact in dict.fromkeys(fact for column in columns.values() for fact in column)
+        ],
+        headers=["manifest", *columns],
+        tablefmt=tablefmt,
+        disable_numparse=True,
+        maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)] if columns else None,
+    )
+
+
+def _group(rows: Sequence[RowResult]) -> list[Line]:
+    groups: dict[tuple[str, str, bool, str], list[RowResult]] = {}
+    for row in rows:
+        groups.setdefault((row.framework, row.precision, row.compile, row.loop), []).append(row)
+    return [Line(tuple(group)) for group in groups.values()]
+
+
+def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
+    step_ms, used_mb = line.median("step ms"), line.median("used MB")
+    baseline_step_ms = baseline.median("step ms") if baseline else None
+    baseline_used_mb = baseline.median("used MB") if baseline else None
+    return {
+        "framework": line.first.framework,
+        "precision": line.first.precision,
+        "compile": "on" if line.first.compile else "off",
+        "loop": line.first.loop,
+        "step ms": _number(step_ms),
+        "spread ms": _spread(line),
+        "speed-up": f"{baseline_step_ms / step_ms:.2f}x" if baseline_step_ms and step_ms else NOTHING,
+        "first s": _number(line.median("first s")),
+        "total s": _number(line.median("total s")),
+        "images/s": _number(line.median("images/s")),
+        "base MB": _number(line.median("base MB")),
+        "peak MB": _number(line.median("peak MB")),
+        "used MB": _number(used_mb),
+        "saved": f"{100 * (1 - used_mb / baseline_used_mb):.0f} %" if baseline_used_mb and used_mb else NOTHING,
+        "loss": _number(line.median("loss")),
+        "acc %": _number(line.median("acc %")),
+        "skips": _number(line.median("skips")),
+        "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
+    }
+
+
+def _spread(line: Line) -> str:
+    """One process: 5th to 95th percentile over its steady epochs. Several: least to greatest of their medians."""
+    medians = line.values("step ms")
+    if len(medians) > 1:
+        return f"{_number(min(medians))}-{_number(max(medians))}"
+    if medians and line.first.timing and line.first.timing.step_s:
+        step_s = line.first.timing.step_s
+        return f"{_number(step_s.p05 * 1e3)}-{_number(step_s.p95 * 1e3)}"
+    return NOTHING
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, more only for what is 100 and larger."""
+    if value is None:
+        return NOTHING
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _agreement(what: str, hashes: dict[str, str]) -> str:
+    distinct = set(hashes.values())
+    if len(distinct) == 1:
+        return f"{what}: sha256 {min(distinct)[:16]}... in all {len(hashes)} rows that ran, bit for bit"
+    differing = ", ".join(f"{row_id} {digest[:16]}" for row_id, digest in hashes.items())
+    return f"{what}: NOT EQUAL: {differing}" if distinct else f"{what}: no row ran"
+
+
+def _by_precision(values: dict[str, str]) -> str:
+    """The value that most precisions share, then what differs and where."""
+    if not values:
+        return NOTHING
+    common, _ = Counter(values.values()).most_common(1)[0]
+    others = [f"{precision}: {value}" for precision, value in values.items() if value != common]
+    return "; ".join([common, *others])

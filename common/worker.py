@@ -1,0 +1,105 @@
+"""The process that trains one row, whichever framework it uses: by hand, or as run_parity.py starts it.
+
+By hand it takes the options of a run and prints the article's lines. Started by run_parity.py it takes a config file,
+prints one JSON event a line, and writes its result to a file.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.config import LOOPS, Precision, RunConfig
+from common.hardware import Unsupported, require_support
+from common.options import Parser, add_experiment_options, make_config
+from common.recorder import OnEvent
+from common.results import RowResult, Status, make_row, read_json, write_json
+
+# The packages whose absence means that the framework is not installed, and the one to ask pip for.
+PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
+
+Run = Callable[[RunConfig, OnEvent], RowResult]
+
+
+def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
+    """Train one row as the arguments say; returns the exit code: 0 trained, 2 usage, 3 not trained."""
+    parser = _make_parser(framework)
+    arguments = parser.parse_args(argv)
+    if arguments.config:
+        row = train_row(read_json(arguments.config, RunConfig), run, _print_event)
+        write_json(arguments.result, row)
+        return 0
+    precision, compile = Precision(arguments.precision), arguments.compile == "on"
+    config = make_config(parser, arguments, framework, precision, compile=compile, loop=arguments.loop)
+    row = train_row(config, run, _print_epoch)
+    print(describe_row(row))
+    return 0 if row.status is Status.OK else 3
+
+
+def train_row(config: RunConfig, run: Run, on_event: OnEvent) -> RowResult:
+    """Run the row; what keeps it from being trained becomes its status. Other exceptions are bugs and pass through."""
+    try:
+        if config.execution.device == "cpu":
+            require_support(config.precision, {"kind": "cpu"})  # known without importing the framework
+        return run(config, on_event)
+    except Unsupported as reason:
+        return make_row(config, Status.UNSUPPORTED, str(reason))
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES[config.framework]:
+            return make_row(config, Status.IMPORT_ERROR, str(error))
+        return make_row(config, Status.NOT_INSTALLED, f"install it with: {_install_command(config.framework)}")
+    except ImportError as error:
+        return make_row(config, Status.IMPORT_ERROR, str(error).partition("\n")[0])
+
+
+def describe_row(row: RowResult) -> str:
+    """The article's closing lines: time to complete, and current, peak and used memory in GB (1e9 bytes)."""
+    lines = [f"{row.status}: {row.detail}"] if row.detail else []
+    if row.timing and row.memory:
+        source = "allocated on the GPU" if row.memory.kind == "gpu_allocator" else "resident set of the process"
+        lines += [
+            f"Time to complete: {row.timing.total_s:.2f} s (first step {row.timing.first_step_s:.2f} s)",
+            f"Memory before the model: {row.memory.baseline_bytes / 1e9:.2f} GB, "
+            f"peak: {row.memory.peak_bytes / 1e9:.2f} GB, used: {row.memory.used_bytes / 1e9:.2f} GB ({source})",
+        ]
+    if row.training and row.training.skipped_steps:
+        steps = ", ".join(map(str, row.training.skipped_steps))
+        lines.append(f"Steps skipped because a scaled gradient overflowed: {steps}")
+    return "\n".join(lines)
+
+
+def _make_parser(framework: str) -> Parser:
+    module = {"tensorflow": "tf_impl", "torch": "torch_impl"}[framework]
+    parser = Parser(prog=f"python -m {module}", description=f"Train the experiment once in {framework}.")
+    parser.add_argument(
+        "--precision",
+        choices=[precision.value for precision in Precision],
+        default=Precision.FLOAT32.value,
+        help="default: %(default)s",
+    )
+    parser.add_argument("--compile", choices=("off", "on"), default="off", help="fuse with XLA or torch.compile")
+    loops = LOOPS if framework == "tensorflow" else ("custom",)
+    parser.add_argument("--loop", choices=loops, default="custom", help="a loop of our own, or Keras' Model.fit")
+    add_experiment_options(parser)
+    worker = parser.add_argument_group("as run_parity.py starts it")
+    worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
+    worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here")
+    return parser
+
+
+def _install_command(framework: str) -> str:
+    root = Path(__file__).resolve().parent.parent
+    return f"{sys.executable} -m pip install -c {root / 'constraints.txt'} {PACKAGES[framework][0]}"
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _print_epoch(event: dict[str, Any]) -> None:
+    print(
+        f"Epoch {event['epoch']}/{event['epochs']} - {event['seconds']:.2f} s"
+        f" - loss: {event['loss']:.4g} - accuracy: {event['accuracy']:.4f}",
+        flush=True,
+    )

@@ -1,0 +1,184 @@
+"""Compare TensorFlow and PyTorch at every precision: one process a row, one table of speed and memory.
+
+python run_parity.py                                   every precision, sized for this machine
+python run_parity.py --preset smoke --quiet            every code path in seconds
+python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --compile both
+"""
+
+import os
+import platform
+import shutil
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tabulate import tabulate_formats
+
+from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
+from common.hardware import cpu_name
+from common.launch import launch_row
+from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
+from common.progress import reporting
+from common.results import Results, RowResult, Status, make_row, read_json, write_json
+from common.table import manifest_table, notes, speed_table
+
+EXIT_OK, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+
+EXIT_CODES = """exit codes:
+  0    every row ran, or can't be run on this device
+  2    the command line was wrong
+  3    some rows failed; the table says which
+  4    nothing ran
+  130  interrupted; the rows so far are in the table and on disk"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run every row, print the tables; returns the exit code."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    configs = plan(parser, arguments)
+    output = prepare_output(parser, arguments.output, arguments.resume)
+    finished = read_finished(parser, output / "results.json") if arguments.resume else {}
+    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
+    results = Results(command=command, environment=describe_parent())
+    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
+
+    interrupted = False
+    with reporting(configs, arguments.quiet) as reporter:
+        for config in configs:
+            reporter.start_row(config)
+            try:
+                folder = output / "rows" / config.row_id
+                python = pythons[config.framework]
+                row = finished.get(config) or launch_row(config, python, folder, arguments.timeout, reporter.event)
+            except KeyboardInterrupt:
+                row, interrupted = make_row(config, Status.INTERRUPTED, "Ctrl-C"), True
+            reporter.end_row(row)
+            results = replace(results, rows=[*results.rows, row])
+            write_json(output / "results.json", results)
+            if interrupted:
+                break
+
+    print_tables(results.rows, arguments.format)
+    if not arguments.quiet:
+        print(f"results: {output / 'results.json'}", file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupted else exit_code(results.rows, arguments.allow_missing)
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="run_parity.py", description=__doc__, epilog=EXIT_CODES)
+    rows = parser.add_argument_group("the rows")
+    rows.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="default: both")
+    rows.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=[precision.value for precision in Precision],
+        metavar="PRECISION",
+        help=f"of {', '.join(Precision)} (default: what the preset names)",
+    )
+    rows.add_argument(
+        "--compile", choices=("off", "on", "both"), default="off", help="fuse with XLA and torch.compile (default: off)"
+    )
+    rows.add_argument(
+        "--loop",
+        choices=(*LOOPS, "both"),
+        default="custom",
+        help="TensorFlow: our own loop, Model.fit as in the article, or both (default: custom)",
+    )
+    rows.add_argument("--repeats", type=positive_int, default=1, metavar="N", help="run each row in N fresh processes")
+    add_experiment_options(parser)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--output", type=Path, metavar="DIR", help="default: runs/ and the time")
+    run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
+    run.add_argument(
+        "--timeout", type=positive_float, default=3600.0, metavar="S", help="seconds for one row (default: %(default)g)"
+    )
+    run.add_argument(
+        "--format", choices=tabulate_formats, default="simple", metavar="NAME", help="one of tabulate's table formats"
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress, tables only")
+    for framework, option in (("TensorFlow", "--tf-python"), ("PyTorch", "--torch-python")):
+        run.add_argument(
+            option, type=interpreter, default=sys.executable, metavar="EXE", help=f"the Python that has {framework}"
+        )
+    run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
+    return parser
+
+
+def interpreter(text: str) -> str:
+    """The path of a program that can be run; ArgumentTypeError otherwise."""
+    found = shutil.which(text)
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} can't be run; give the path of a Python interpreter")
+    return found
+
+
+def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
+    """One config for each row, in the order of the table."""
+    precisions = [Precision(name) for name in arguments.precisions or resolve_preset(arguments).precisions]
+    compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
+    loops = {"tensorflow": LOOPS if arguments.loop == "both" else (arguments.loop,), "torch": ("custom",)}
+    return [
+        make_config(parser, arguments, framework, precision, compile=compile, loop=loop, repeat=repeat)
+        for framework in dict.fromkeys(arguments.frameworks)
+        for compile in compiles
+        for loop in loops[framework]
+        for precision in dict.fromkeys(precisions)
+        for repeat in range(arguments.repeats)
+    ]
+
+
+def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
+    """Make the output folder; refuse one that is no folder, can't be written, or holds results that would be lost."""
+    output = folder or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
+    try:
+        (output / "rows").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        parser.error(f"argument --output: {output} is or lies in a file; give a folder")
+    except OSError as error:
+        parser.error(f"argument --output: {output} can't be written ({error.strerror}); give another folder")
+    if not os.access(output, os.W_OK):
+        parser.error(f"argument --output: {output} can't be written; give another folder")
+    if (output / "results.json").exists() and not resume:
+        parser.error(f"argument --output: {output} already holds results; give another folder, or --resume to go on")
+    return output
+
+
+def read_finished(parser: Parser, path: Path) -> dict[RunConfig, RowResult]:
+    """The rows of an earlier run that need not run again."""
+    if not path.exists():
+        return {}
+    try:
+        rows = read_json(path, Results).rows
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
+    return {row.config: row for row in rows if row.status is Status.OK}
+
+
+def describe_parent() -> dict[str, str]:
+    """Where the run was started; each row carries the environment of its own process."""
+    return {"platform": platform.platform(), "python_version": platform.python_version(), "cpu": cpu_name()}
+
+
+def print_tables(rows: Sequence[RowResult], tablefmt: str) -> None:
+    """The speed table, what it can't say itself, and the manifest."""
+    print(speed_table(rows, tablefmt))
+    print()
+    for note in notes(rows):
+        print(f"- {note}")
+    print(f"\n{manifest_table(rows, tablefmt)}")
+
+
+def exit_code(rows: Sequence[RowResult], allow_missing: bool) -> int:
+    """A row that the device can't run is no failure; a framework that is missing is one, unless allowed."""
+    if not any(row.status is Status.OK for row in rows):
+        return EXIT_NOTHING_RAN
+    accepted = {Status.OK, Status.UNSUPPORTED, *([Status.NOT_INSTALLED] if allow_missing else [])}
+    return EXIT_OK if all(row.status in accepted for row in rows) else EXIT_SOME_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The experiment in TensorFlow: build, train step and run, for reuse on their own.
+
+    from tf_impl import build_model, load_weights, export_weights, make_optimizer, compiled, run
+
+The names are loaded on first use, so that `python -m tf_impl` can refuse a wrong option, or a missing TensorFlow,
+without importing TensorFlow first.
+"""
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_impl.model import build_model, export_weights, load_weights
+    from tf_impl.optimizer import make_optimizer
+    from tf_impl.run import run
+    from tf_impl.train import compiled, loss_and_gradients, train_step
+
+# Both must be set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json, and XLA
+# leave out roundings to bfloat16 that the precision asks for.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_allow_excess_precision=false".strip()
+
+_HOMES = {
+    "build_model": "model",
+    "load_weights": "model",
+    "export_weights": "model",
+    "make_optimizer": "optimizer",
+    "loss_and_gradients": "train",
+    "train_step": "train",
+    "compiled": "train",
+    "run": "run",
+}
+
+__all__ = [
+    "build_model",
+    "compiled",
+    "export_weights",
+    "load_weights",
+    "loss_and_gradients",
+    "make_optimizer",
+    "run",
+    "train_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return globals()[name]

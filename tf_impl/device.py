@@ -1,0 +1,83 @@
+"""The device: choosing it, describing it, and moving data there and back."""
+
+import numpy as np
+import tensorflow as tf
+
+from common.hardware import Unsupported, cpu_name
+from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+
+
+def select_device(requested: str, threads: int) -> str:
+    """Return the device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+
+    Raises Unsupported where a GPU is asked for and none is found.
+    Differs from torch_impl: TensorFlow places operations itself, so a GPU that must not be used is hidden; and it takes
+    all of a GPU's memory at once unless told to grow. Once TensorFlow has started, none of this can change any more.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    keep_freed_host_memory()
+    gpus = tf.config.list_physical_devices("GPU")
+    if requested == "gpu" and not gpus:
+        raise Unsupported("TensorFlow finds no GPU; --device cpu runs without one")
+    if not gpus or requested == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        return "CPU:0"
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return "GPU:0"
+
+
+def describe_device(device: str) -> dict[str, str]:
+    """Return kind ("cpu" or "gpu") and name; of a GPU also compute_capability, cuda and cudnn."""
+    if device.startswith("CPU"):
+        return {"kind": "cpu", "name": cpu_name()}
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    build = tf.sysconfig.get_build_info()
+    return {
+        "kind": "gpu",
+        "name": details["device_name"],
+        "compute_capability": ".".join(map(str, details["compute_capability"])),
+        "cuda": str(build["cuda_version"]),
+        "cudnn": str(build["cudnn_version"]),
+    }
+
+
+def set_tf32(enabled: bool) -> None:
+    """Let float32 matrix products and convolutions round their inputs to TF32 on a GPU, or forbid it.
+
+    Differs from torch_impl: one switch for everything, and on by default.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has finished everything it was given."""
+    if device.startswith("GPU"):
+        tf.test.experimental.sync_devices()
+
+
+def memory_stats(device: str) -> MemoryReading:
+    """Read the allocator's current and peak bytes on a GPU, the process's resident set on a CPU."""
+    if device.startswith("CPU"):
+        return read_host_memory()
+    memory = tf.config.experimental.get_memory_info(device)
+    return MemoryReading("gpu_allocator", memory["current"], memory["peak"])
+
+
+def reset_peak_memory(device: str) -> bool:
+    """Set the peak back to the current value; return False where the system can't."""
+    if device.startswith("CPU"):
+        return reset_host_peak()
+    tf.config.experimental.reset_memory_stats(device)
+    return True
+
+
+def to_device(images: np.ndarray, labels: np.ndarray, device: str, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Copy images (N, H, W, C) and labels (N, 1) to the device as dtype."""
+    with tf.device(device):
+        return tf.cast(tf.constant(images), dtype), tf.cast(tf.constant(labels), dtype)
+
+
+def to_host(images: tf.Tensor, labels: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
+    return tf.cast(images, tf.float32).numpy(), tf.cast(labels, tf.float32).numpy()

@@ -1,0 +1,69 @@
+"""The network: Conv2D 2x2, Conv2D 1x1, Conv2D 1x1, Flatten, Dense(1), sigmoid.
+
+Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from common.config import ModelConfig, Precision
+from common.weights import Weights
+from tf_impl.precision import autocast
+
+
+class Logits(keras.Sequential):
+    """The layers up to the logits, cast as the precision says; logits (B, 1) are float32 (float64 in float64).
+
+    Differs from torch_impl: every layer carries the dtype policy itself.
+    """
+
+    def __init__(self, config: ModelConfig, precision: Precision, device: str) -> None:
+        policy = autocast(precision, device)
+        super().__init__([keras.Input(config.image_shape, dtype=precision.variable_dtype)])
+        for number, size in enumerate(config.kernel_sizes, start=1):
+            self.add(
+                layers.Conv2D(config.filters, size, data_format="channels_last", dtype=policy, name=f"conv{number}")
+            )
+        self.add(layers.Flatten(data_format="channels_last", dtype=policy, name="flatten"))
+        self.add(layers.Dense(1, dtype=policy, name="dense"))
+        self.add(layers.Activation("linear", dtype=precision.variable_dtype, name="uncast"))
+
+
+class ConvNet(keras.Model):
+    """`model.logits(images)` for training, `model(images)` for probabilities."""
+
+    def __init__(self, config: ModelConfig, precision: Precision, device: str) -> None:
+        super().__init__(dtype=precision.variable_dtype)
+        self.logits = Logits(config, precision, device)
+        self.sigmoid = layers.Activation("sigmoid", dtype=precision.variable_dtype)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Map images (B, H, W, C) to probabilities (B, 1) in float32, never in half: see the loss in train.py."""
+        return self.sigmoid(self.logits(images))
+
+
+def build_model(config: ModelConfig, precision: Precision, device: str) -> ConvNet:
+    """Build the network on the device, with Keras' own random weights until load_weights."""
+    with tf.device(device):
+        return ConvNet(config, precision, device)
+
+
+def load_weights(model: ConvNet, weights: Weights) -> None:
+    """Copy every named weight into the model; KeyError for a missing name, ValueError for a wrong shape."""
+    for name, variable in _variables(model).items():
+        variable.assign(weights[name])
+
+
+def export_weights(model: ConvNet) -> Weights:
+    """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
+    return {name: np.array(variable) for name, variable in _variables(model).items()}
+
+
+def _variables(model: ConvNet) -> dict[str, keras.Variable]:
+    return {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.logits.layers
+        for variable in layer.trainable_variables
+    }

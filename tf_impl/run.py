@@ -1,0 +1,108 @@
+"""One row: train the model that the config describes, and report what it took."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from common.config import Precision, RunConfig
+from common.data import draw_data, fingerprint, join_batches, split_batches
+from common.environment import describe_environment, describe_fixed_choices
+from common.hardware import require_support, slow_reason
+from common.recorder import OnEvent, Recorder
+from common.results import RowResult, make_row
+from common.weights import draw_weights
+from tf_impl.device import (
+    describe_device,
+    memory_stats,
+    reset_peak_memory,
+    select_device,
+    set_tf32,
+    synchronize,
+    to_device,
+    to_host,
+)
+from tf_impl.fit import fit
+from tf_impl.model import build_model, export_weights, load_weights
+from tf_impl.optimizer import make_optimizer
+from tf_impl.precision import variable_dtype
+from tf_impl.train import Step, compiled, fetch
+
+
+def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
+    """Train one row on this process's device; on_event is called after every epoch.
+
+    Raises Unsupported where the device is missing or can't run the precision, and whatever TensorFlow raises.
+    """
+    device = select_device(config.execution.device, config.execution.threads)
+    require_support(config.precision, describe_device(device))
+    set_tf32(config.precision is Precision.TF32)
+
+    # Model.fit is given the data whole and cuts the batches itself.
+    batch_size = config.data.images if config.execution.loop == "fit" else config.train.batch_size
+    host_batches = split_batches(*draw_data(config.data), batch_size)
+    dtype = variable_dtype(config.precision)
+    batches = [to_device(images, labels, device, dtype) for images, labels in host_batches]
+    recorder = Recorder(
+        config,
+        on_event,
+        fetch=fetch,
+        synchronize=partial(synchronize, device),
+        memory_stats=partial(memory_stats, device),
+        reset_peak_memory=partial(reset_peak_memory, device),
+    )
+
+    model = build_model(config.model, config.precision, device)
+    load_weights(model, draw_weights(config.model, config.data.seed))
+    hashes = {
+        "data_sha256": fingerprint(*join_batches(to_host(*batch) for batch in batches)),
+        "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
+    }
+    optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
+    step = compiled(model, optimizer, config.execution.compile)
+
+    if config.execution.loop == "fit":
+        fit(model, optimizer, *batches[0], config, recorder)
+    else:
+        train_epochs(step, batches, config.train.epochs, recorder)
+
+    status, detail = recorder.status()
+    return make_row(
+        config,
+        status,
+        detail or slow_reason(config.precision, describe_device(device)),
+        environment=describe_environment(tf.__version__, describe_device(device), describe_execution(config)),
+        timing=recorder.timing(),
+        memory=recorder.memory(),
+        training=recorder.training(**hashes),
+    )
+
+
+def train_epochs(
+    step: Callable[[tf.Tensor, tf.Tensor], Step],
+    batches: Sequence[tuple[tf.Tensor, tf.Tensor]],
+    epochs: int,
+    recorder: Recorder,
+) -> None:
+    """Call step on every batch in its order, epoch after epoch; nothing waits for the device inside an epoch."""
+    for _ in range(epochs):
+        recorder.start_epoch()
+        steps = []
+        for images, labels in batches:
+            steps.append(step(images, labels))
+            recorder.end_step()
+        recorder.end_epoch(steps)
+
+
+def describe_execution(config: RunConfig) -> dict[str, str]:
+    """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    return {
+        "execution": "tf.function with XLA" if config.execution.compile else "tf.function",
+        "layout": "NHWC",
+        "TF32": f"{'tf32' if tf32 else 'ieee'} in products and convolutions",
+        "autotuning": "TensorFlow's own",
+        "optimizer": "keras.optimizers.Adam",
+        **describe_fixed_choices(config),
+    }

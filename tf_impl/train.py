@@ -1,0 +1,72 @@
+"""One training step: forward, loss, gradients, update."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_impl.model import ConvNet
+from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
+
+
+class Step(NamedTuple):
+    """What one step reports, as scalars that stay on the device until the epoch ends."""
+
+    loss: tf.Tensor  # mean over the batch, before the update, unscaled
+    accuracy: tf.Tensor  # share of the batch on the right side of 0.5, before the update
+    loss_scale: tf.Tensor  # the scale this step used
+    applied_steps: tf.Tensor  # updates so far; unchanged where this step was skipped
+
+
+def binary_crossentropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean of y softplus(-z) + (1 - y) softplus(z), scalar; labels and logits (B, 1), in the logits' dtype.
+
+    Not keras.losses.BinaryCrossentropy: in a graph without XLA its gradient cancels once a sample is confidently right,
+    and after a sigmoid in half precision it clips a confidently wrong one.
+    """
+    return tf.reduce_mean(labels * tf.nn.softplus(-logits) + (1 - labels) * tf.nn.softplus(logits))
+
+
+def binary_accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Share of the batch whose probability is above 0.5 exactly where the label is 1, scalar."""
+    return tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), logits.dtype))
+
+
+def loss_and_gradients(
+    model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    """Return loss (), logits (B, 1) and the gradients of the *scaled* loss, in the order of the variables.
+
+    images (B, H, W, C), labels (B, 1) in {0, 1}.
+    """
+    with tf.GradientTape() as tape:
+        logits = model.logits(images, training=True)
+        loss = binary_crossentropy(labels, logits)
+        scaled_loss = optimizer.scale_loss(loss)
+    return loss, logits, tape.gradient(scaled_loss, model.trainable_variables)
+
+
+def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor) -> Step:
+    """Take one step, or skip it where a scaled gradient is not finite; arguments as in loss_and_gradients."""
+    scale = loss_scale(optimizer)
+    loss, logits, gradients = loss_and_gradients(model, optimizer, images, labels)
+    optimizer.apply(gradients, model.trainable_variables)
+    return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
+
+
+def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[tf.Tensor, tf.Tensor], Step]:
+    """Return train_step bound to model and optimizer: as a graph, or as a graph fused by XLA.
+
+    Differs from torch_impl: the whole step is one graph. Never eager: on a CPU the bias gradients of eager bfloat16 are
+    accumulated in bfloat16 and come out wrong.
+    """
+    return tf.function(partial(train_step, model, optimizer), jit_compile=compile)
+
+
+def fetch(steps: Sequence[Step]) -> list[list[float]]:
+    """Bring steps to the host: one list for each field of Step. This waits for the device."""
+    return [
+        tf.stack([tf.cast(value, tf.float64) for value in column]).numpy().tolist()
+        for column in zip(*steps, strict=True)
+    ]

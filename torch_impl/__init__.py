@@ -1,0 +1,45 @@
+"""The experiment in PyTorch: build, train step and run, for reuse on their own.
+
+    from torch_impl import build_model, load_weights, export_weights, make_optimizer, compiled, run
+
+The names are loaded on first use, so that `python -m torch_impl` can refuse a wrong option, or a missing PyTorch,
+without importing PyTorch first.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch_impl.model import build_model, export_weights, load_weights
+    from torch_impl.optimizer import make_optimizer
+    from torch_impl.run import run
+    from torch_impl.train import compiled, loss_and_gradients, train_step
+
+_HOMES = {
+    "build_model": "model",
+    "load_weights": "model",
+    "export_weights": "model",
+    "make_optimizer": "optimizer",
+    "loss_and_gradients": "train",
+    "train_step": "train",
+    "compiled": "train",
+    "run": "run",
+}
+
+__all__ = [
+    "build_model",
+    "compiled",
+    "export_weights",
+    "load_weights",
+    "loss_and_gradients",
+    "make_optimizer",
+    "run",
+    "train_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return globals()[name]

@@ -1,0 +1,18 @@
+"""One PyTorch row from the command line: `python -m torch_impl --precision mixed_float16`."""
+
+import sys
+
+from common.config import RunConfig
+from common.recorder import OnEvent
+from common.results import RowResult
+from common.worker import main
+
+
+def run(config: RunConfig, on_event: OnEvent) -> RowResult:
+    from torch_impl.run import run  # PyTorch is imported here, after the options were found to be right
+
+    return run(config, on_event)
+
+
+if __name__ == "__main__":
+    sys.exit(main("torch", run))

@@ -1,0 +1,86 @@
+"""The device: choosing it, describing it, and moving data there and back."""
+
+import numpy as np
+import torch
+
+from common.hardware import Unsupported, cpu_name
+from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+
+
+def select_device(requested: str, threads: int) -> torch.device:
+    """Return the device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+
+    Raises Unsupported where a GPU is asked for and none is found.
+    """
+    torch.set_num_threads(threads)
+    keep_freed_host_memory()
+    torch.backends.cudnn.benchmark = True  # measure cuDNN's algorithms in the first step, as TensorFlow always does
+    found = torch.cuda.is_available()
+    if requested == "gpu" and not found:
+        raise Unsupported("PyTorch finds no GPU; --device cpu runs without one")
+    return torch.device("cuda" if found and requested != "cpu" else "cpu")
+
+
+def describe_device(device: torch.device) -> dict[str, str]:
+    """Return kind ("cpu" or "gpu") and name; of a GPU also compute_capability, cuda and cudnn."""
+    if device.type == "cpu":
+        return {"kind": "cpu", "name": cpu_name()}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "kind": "gpu",
+        "name": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+def set_tf32(enabled: bool) -> None:
+    """Let float32 matrix products and convolutions round their inputs to TF32 on a GPU, or forbid it.
+
+    Differs from tf_impl: one switch for each library; by default PyTorch allows TF32 in convolutions alone. The switch
+    for recurrent layers is set as well, since PyTorch refuses to report cuDNN's setting while the two disagree.
+    """
+    fp32_precision = "tf32" if enabled else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = fp32_precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = fp32_precision  # type: ignore[attr-defined]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished everything it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_stats(device: torch.device) -> MemoryReading:
+    """Read the allocator's current and peak bytes on a GPU, the process's resident set on a CPU."""
+    if device.type == "cpu":
+        return read_host_memory()
+    return MemoryReading("gpu_allocator", torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Set the peak back to the current value; return False where the system can't."""
+    if device.type == "cpu":
+        return reset_host_peak()
+    torch.cuda.reset_peak_memory_stats(device)
+    return True
+
+
+def to_device(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copy images (N, H, W, C) and labels (N, 1) to the device as dtype.
+
+    Differs from tf_impl: the images' shape becomes (N, C, H, W); the bytes stay in their order (channels_last).
+    """
+    return (
+        torch.from_numpy(images).to(device, dtype).permute(0, 3, 1, 2),
+        torch.from_numpy(labels).to(device, dtype),
+    )
+
+
+def to_host(images: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
+    return images.permute(0, 2, 3, 1).float().cpu().numpy(), labels.float().cpu().numpy()

@@ -1,0 +1,100 @@
+"""The network: Conv2D 2x2, Conv2D 1x1, Conv2D 1x1, Flatten, Dense(1), sigmoid.
+
+Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, C, H, W) in channels_last memory,
+so that the bytes lie as in TensorFlow's (B, H, W, C).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.config import ModelConfig, Precision
+from common.weights import Weights
+from torch_impl.precision import autocast, variable_dtype
+
+
+class Flatten(nn.Module):
+    """Flattens in the order H, W, F, which is Keras' order, so that the Dense kernel needs no permutation.
+
+    For channels_last features this is a view; nothing is copied.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.permute(0, 2, 3, 1).flatten(1)  # (B, F, H, W) -> (B, H*W*F)
+
+
+class Logits(nn.Sequential):
+    """The layers up to the logits, cast as the precision says; logits (B, 1) are float32 (float64 in float64).
+
+    Differs from tf_impl: one autocast region around all layers stands for the dtype policy of each.
+    """
+
+    def __init__(self, config: ModelConfig, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.precision = precision
+        self.device = device
+        channels = config.image_shape[2]
+        for number, size in enumerate(config.kernel_sizes, start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(channels, config.filters, size))
+            channels = config.filters
+        self.add_module("flatten", Flatten())
+        self.add_module("dense", nn.Linear(math.prod(config.feature_shape), 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with autocast(self.precision, self.device):
+            logits = super().forward(images)
+        return logits.to(variable_dtype(self.precision))
+
+
+class ConvNet(nn.Module):
+    """`model.logits(images)` for training, `model(images)` for probabilities."""
+
+    def __init__(self, config: ModelConfig, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.logits = Logits(config, precision, device)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (B, C, H, W) to probabilities (B, 1) in float32, never in half: see the loss in train.py."""
+        return torch.sigmoid(self.logits(images))
+
+
+def build_model(config: ModelConfig, precision: Precision, device: torch.device) -> ConvNet:
+    """Build the network on the device, with PyTorch's own random weights until load_weights."""
+    with device:
+        model = ConvNet(config, precision, device)
+    return model.to(dtype=variable_dtype(precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def load_weights(model: ConvNet, weights: Weights) -> None:
+    """Copy every named weight into the model; KeyError for a missing name, ValueError for a wrong shape."""
+    for name, parameter in _parameters(model).items():
+        array = _transpose(weights[name], (3, 2, 0, 1))  # (k, k, C, F) -> (F, C, k, k); (D, 1) -> (1, D)
+        if array.shape != tuple(parameter.shape):
+            raise ValueError(f"{name} is {array.shape} in PyTorch's layout; the model takes {tuple(parameter.shape)}")
+        parameter.copy_(torch.from_numpy(array))
+
+
+@torch.no_grad()
+def export_weights(model: ConvNet) -> Weights:
+    """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
+    return {
+        name: np.ascontiguousarray(_transpose(parameter.cpu().numpy(), (2, 3, 1, 0)))
+        for name, parameter in _parameters(model).items()
+    }
+
+
+def _parameters(model: ConvNet) -> dict[str, torch.Tensor]:
+    keras_names = {"weight": "kernel", "bias": "bias"}
+    return {
+        f"{layer}/{keras_names[kind]}": parameter
+        for layer, module in model.logits.named_children()
+        for kind, parameter in module.named_parameters()
+    }
+
+
+def _transpose(array: np.ndarray, convolution_axes: tuple[int, ...]) -> np.ndarray:
+    """Convolution kernels by the given axes, Dense kernels by swapping both, biases not at all."""
+    return array.transpose(convolution_axes) if array.ndim == 4 else array.T

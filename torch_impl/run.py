@@ -1,0 +1,103 @@
+"""One row: train the model that the config describes, and report what it took."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from common.config import Precision, RunConfig
+from common.data import draw_data, fingerprint, join_batches, split_batches
+from common.environment import describe_environment, describe_fixed_choices
+from common.hardware import require_support, slow_reason
+from common.recorder import OnEvent, Recorder
+from common.results import RowResult, make_row
+from common.weights import draw_weights
+from torch_impl.device import (
+    describe_device,
+    memory_stats,
+    reset_peak_memory,
+    select_device,
+    set_tf32,
+    synchronize,
+    to_device,
+    to_host,
+)
+from torch_impl.model import build_model, export_weights, load_weights
+from torch_impl.optimizer import make_optimizer
+from torch_impl.precision import variable_dtype
+from torch_impl.train import Step, compiled, fetch
+
+
+def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
+    """Train one row on this process's device; on_event is called after every epoch.
+
+    Raises Unsupported where the device is missing or can't run the precision, and whatever PyTorch raises.
+    """
+    device = select_device(config.execution.device, config.execution.threads)
+    require_support(config.precision, describe_device(device))
+    set_tf32(config.precision is Precision.TF32)
+
+    host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
+    dtype = variable_dtype(config.precision)
+    batches = [to_device(images, labels, device, dtype) for images, labels in host_batches]
+    recorder = Recorder(
+        config,
+        on_event,
+        fetch=fetch,
+        synchronize=partial(synchronize, device),
+        memory_stats=partial(memory_stats, device),
+        reset_peak_memory=partial(reset_peak_memory, device),
+    )
+
+    model = build_model(config.model, config.precision, device)
+    load_weights(model, draw_weights(config.model, config.data.seed))
+    hashes = {
+        "data_sha256": fingerprint(*join_batches(to_host(*batch) for batch in batches)),
+        "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
+    }
+    optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
+    step = compiled(model, optimizer, config.execution.compile)
+
+    train_epochs(step, batches, config.train.epochs, recorder)
+
+    status, detail = recorder.status()
+    return make_row(
+        config,
+        status,
+        detail or slow_reason(config.precision, describe_device(device)),
+        environment=describe_environment(torch.__version__, describe_device(device), describe_execution(config)),
+        timing=recorder.timing(),
+        memory=recorder.memory(),
+        training=recorder.training(**hashes),
+    )
+
+
+def train_epochs(
+    step: Callable[[torch.Tensor, torch.Tensor], Step],
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    epochs: int,
+    recorder: Recorder,
+) -> None:
+    """Call step on every batch in its order, epoch after epoch; nothing waits for the device inside an epoch."""
+    for _ in range(epochs):
+        recorder.start_epoch()
+        steps = []
+        for images, labels in batches:
+            steps.append(step(images, labels))
+            recorder.end_step()
+        recorder.end_epoch(steps)
+
+
+def describe_execution(config: RunConfig) -> dict[str, str]:
+    """The manifest: what could tilt the comparison, one line a fact, read back from PyTorch where it can be."""
+    matmul = torch.backends.cuda.matmul.fp32_precision
+    convolution = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return {
+        "execution": "torch.compile, default mode" if config.execution.compile else "eager",
+        "layout": "NHWC (channels_last)",
+        "TF32": f"{matmul} in products, {convolution} in convolutions",
+        "autotuning": f"cudnn.benchmark {torch.backends.cudnn.benchmark}",
+        "optimizer": "torch.optim.Adam, fused, Keras' epsilon by a pre-step hook",
+        **describe_fixed_choices(config),
+    }

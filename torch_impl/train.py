@@ -1,0 +1,74 @@
+"""One training step: forward, loss, gradients, update."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from torch_impl.model import ConvNet
+from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
+
+
+class Step(NamedTuple):
+    """What one step reports, as scalars that stay on the device until the epoch ends."""
+
+    loss: torch.Tensor  # mean over the batch, before the update, unscaled
+    accuracy: torch.Tensor  # share of the batch on the right side of 0.5, before the update
+    loss_scale: torch.Tensor  # the scale this step used
+    applied_steps: torch.Tensor  # updates so far; unchanged where this step was skipped
+
+
+def binary_crossentropy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Mean of y softplus(-z) + (1 - y) softplus(z), scalar; labels and logits (B, 1), in the logits' dtype.
+
+    Not binary_cross_entropy_with_logits, which cancels in float32 once a sample is confidently right (all of a loss of
+    1e-7), and not BCELoss, which clamps a confidently wrong one.
+    """
+    return (labels * functional.softplus(-logits) + (1 - labels) * functional.softplus(logits)).mean()
+
+
+def binary_accuracy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Share of the batch whose probability is above 0.5 exactly where the label is 1, scalar."""
+    return ((logits > 0) == (labels > 0)).to(logits.dtype).mean()
+
+
+def loss_and_gradients(
+    model: ConvNet, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return loss (), logits (B, 1) and the gradients of the *scaled* loss, in the order of the parameters.
+
+    images (B, C, H, W), labels (B, 1) in {0, 1}.
+    Differs from tf_impl: gradients also stay on the parameters, where the optimizer looks for them.
+    """
+    optimizer.adam.zero_grad()
+    logits = model.logits(images)
+    loss = binary_crossentropy(labels, logits)
+    optimizer.scaler.scale(loss).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return loss.detach(), logits.detach(), gradients
+
+
+def train_step(model: ConvNet, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
+    """Take one step, or skip it where a scaled gradient is not finite; arguments as in loss_and_gradients."""
+    scale = loss_scale(optimizer)
+    loss, logits, _ = loss_and_gradients(model, optimizer, images, labels)
+    optimizer.scaler.step(optimizer.adam)
+    optimizer.scaler.update()
+    return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
+
+
+def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[torch.Tensor, torch.Tensor], Step]:
+    """Return train_step bound to model and optimizer: eager, or with the model's passes fused by torch.compile.
+
+    Differs from tf_impl: only the model's forward and backward pass are compiled; loss, scaler and Adam stay eager.
+    """
+    if compile:
+        model.logits.compile(dynamic=False)
+    return partial(train_step, model, optimizer)
+
+
+def fetch(steps: Sequence[Step]) -> list[list[float]]:
+    """Bring steps to the host: one list for each field of Step. This waits for the device."""
+    return [torch.stack([value.double() for value in column]).tolist() for column in zip(*steps, strict=True)]
