@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tf_impl.model import build_model, export_weights, load_weights
     from tf_impl.optimizer import make_optimizer
     from tf_impl.run import run
-    from tf_impl.train import compiled, loss_and_gradients, train_step
+    from tf_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
 
 # Both must be set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json, and XLA
 # leave out roundings to bfloat16 that the precision asks for.
@@ -27,12 +27,14 @@ _HOMES = {
     "export_weights": "model",
     "make_optimizer": "optimizer",
     "loss_and_gradients": "train",
+    "apply_gradients": "train",
     "train_step": "train",
     "compiled": "train",
     "run": "run",
 }
 
 __all__ = [
+    "apply_gradients",
     "build_model",
     "compiled",
     "export_weights",

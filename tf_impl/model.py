@@ -4,7 +4,6 @@ Shapes: B batch, H and W height and width, C input channels, F filters. Images a
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -58,7 +57,7 @@ def load_weights(model: ConvNet, weights: Weights) -> None:
 
 def export_weights(model: ConvNet) -> Weights:
     """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
-    return {name: np.array(variable) for name, variable in _variables(model).items()}
+    return {name: variable.numpy().copy() for name, variable in _variables(model).items()}
 
 
 def _variables(model: ConvNet) -> dict[str, keras.Variable]:

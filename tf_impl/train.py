@@ -47,11 +47,19 @@ def loss_and_gradients(
     return loss, logits, tape.gradient(scaled_loss, model.trainable_variables)
 
 
+def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[tf.Tensor]) -> None:
+    """Update the weights from gradients of the scaled loss; if one is not finite, skip it and halve the scale.
+
+    gradients: in the order of the variables.
+    """
+    optimizer.apply(gradients, model.trainable_variables)
+
+
 def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor) -> Step:
     """Take one step, or skip it where a scaled gradient is not finite; arguments as in loss_and_gradients."""
     scale = loss_scale(optimizer)
     loss, logits, gradients = loss_and_gradients(model, optimizer, images, labels)
-    optimizer.apply(gradients, model.trainable_variables)
+    apply_gradients(model, optimizer, gradients)
     return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch_impl.model import build_model, export_weights, load_weights
     from torch_impl.optimizer import make_optimizer
     from torch_impl.run import run
-    from torch_impl.train import compiled, loss_and_gradients, train_step
+    from torch_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
 
 _HOMES = {
     "build_model": "model",
@@ -21,12 +21,14 @@ _HOMES = {
     "export_weights": "model",
     "make_optimizer": "optimizer",
     "loss_and_gradients": "train",
+    "apply_gradients": "train",
     "train_step": "train",
     "compiled": "train",
     "run": "run",
 }
 
 __all__ = [
+    "apply_gradients",
     "build_model",
     "compiled",
     "export_weights",

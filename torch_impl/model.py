@@ -81,8 +81,7 @@ def load_weights(model: ConvNet, weights: Weights) -> None:
 def export_weights(model: ConvNet) -> Weights:
     """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
     return {
-        name: np.ascontiguousarray(_transpose(parameter.cpu().numpy(), (2, 3, 1, 0)))
-        for name, parameter in _parameters(model).items()
+        name: _transpose(parameter.cpu().numpy(), (2, 3, 1, 0)).copy() for name, parameter in _parameters(model).items()
     }
 
 

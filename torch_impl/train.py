@@ -1,5 +1,7 @@
 """One training step: forward, loss, gradients, update."""
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -7,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from common.hardware import Unsupported
 from torch_impl.model import ConvNet
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
 
@@ -50,21 +53,35 @@ def loss_and_gradients(
     return loss.detach(), logits.detach(), gradients
 
 
+def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[torch.Tensor]) -> None:
+    """Update the weights from gradients of the scaled loss; if one is not finite, skip it and halve the scale.
+
+    gradients: in the order of the parameters, and in their memory layout, on which the fused Adam relies.
+    """
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.scaler.step(optimizer.adam)
+    optimizer.scaler.update()
+
+
 def train_step(model: ConvNet, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
     """Take one step, or skip it where a scaled gradient is not finite; arguments as in loss_and_gradients."""
     scale = loss_scale(optimizer)
-    loss, logits, _ = loss_and_gradients(model, optimizer, images, labels)
-    optimizer.scaler.step(optimizer.adam)
-    optimizer.scaler.update()
+    loss, logits, gradients = loss_and_gradients(model, optimizer, images, labels)
+    apply_gradients(model, optimizer, gradients)
     return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
 
 
 def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[torch.Tensor, torch.Tensor], Step]:
     """Return train_step bound to model and optimizer: eager, or with the model's passes fused by torch.compile.
 
+    Raises Unsupported without a C++ compiler.
     Differs from tf_impl: only the model's forward and backward pass are compiled; loss, scaler and Adam stay eager.
     """
     if compile:
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
         model.logits.compile(dynamic=False)
     return partial(train_step, model, optimizer)
 

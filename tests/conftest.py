@@ -1,0 +1,75 @@
+"""What the tests share: the two implementations under one name, and one small run of the whole program.
+
+Tests that take `impl` run once for each framework that is installed and are skipped for the other.
+"""
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("device", "model", "optimizer", "precision", "run", "train")
+
+HAS = {"torch_impl": importlib.util.find_spec("torch"), "tf_impl": importlib.util.find_spec("tensorflow")}
+needs_torch = pytest.mark.skipif(not HAS["torch_impl"], reason="PyTorch is not installed")
+needs_tensorflow = pytest.mark.skipif(not HAS["tf_impl"], reason="TensorFlow is not installed")
+needs_both = pytest.mark.skipif(not all(HAS.values()), reason="needs both frameworks")
+
+if HAS["torch_impl"]:
+    import torch  # noqa: F401 - before TensorFlow: loaded after it, PyTorch has crashed
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param("torch_impl", marks=needs_torch), pytest.param("tf_impl", marks=needs_tensorflow)],
+)
+def impl(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """One implementation's modules, with `cpu`, its device; the same tests run on both."""
+    return load_implementation(request.param)
+
+
+@pytest.fixture(scope="session")
+def tensorflow_impl() -> SimpleNamespace:
+    """TensorFlow's alone, for what PyTorch does not have."""
+    return load_implementation("tf_impl")
+
+
+def load_implementation(package: str) -> SimpleNamespace:
+    modules = {name: importlib.import_module(f"{package}.{name}") for name in MODULES}
+    cpu = modules["device"].select_device("cpu", threads=1)
+    framework = {"torch_impl": "torch", "tf_impl": "tensorflow"}[package]
+    return SimpleNamespace(framework=framework, cpu=cpu, **modules)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """`run_parity.py --preset smoke` over every precision: its results, its output and where they lie."""
+    output = tmp_path_factory.mktemp("smoke") / "run"
+    precisions = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
+    process = run_parity("--preset", "smoke", "--device", "cpu", "--output", output, "--precisions", *precisions)
+    results = json.loads((output / "results.json").read_text())
+    return SimpleNamespace(process=process, results=results, output=output)
+
+
+def run_parity(*arguments: object, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+    return run_python("run_parity.py", *arguments, timeout=timeout)
+
+
+def run_python(*arguments: object, timeout: float = 300, **settings: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, **settings)
+
+
+def on_host(tensor: Any) -> np.ndarray:
+    """A tensor of either framework as float64 NumPy, whatever its dtype."""
+    if hasattr(tensor, "detach"):
+        return tensor.detach().double().cpu().numpy()
+    return np.asarray(tensor).astype(np.float64)

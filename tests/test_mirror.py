@@ -1,0 +1,80 @@
+"""Do the two implementations mirror each other: same files, same public names, same arguments, in the same order?
+
+Reads the source alone, so neither framework is needed. Each check is also shown a pair that differs.
+"""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+WITHOUT_TWIN = {"fit.py"}  # Keras' Model.fit; PyTorch has none
+FILES = sorted({path.name for side in ("tf_impl", "torch_impl") for path in (ROOT / side).glob("*.py")} - WITHOUT_TWIN)
+
+# Classes that wrap what only one framework has; each file says so.
+ONE_SIDED = {"Flatten", "Optimizer", "forward", "call"}
+
+
+def public_outline(source: str) -> list[str]:
+    """One line for each public definition, in the order of the file: 'def train_step(model, optimizer, ...)'."""
+    return list(_outline(ast.parse(source).body))
+
+
+def _outline(body: list[ast.stmt], owner: str = "") -> list[str]:
+    lines = []
+    for node in body:
+        name = getattr(node, "name", "")
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and name not in ONE_SIDED:
+            if isinstance(node, ast.ClassDef) and not name.startswith("_"):
+                lines += [f"class {name}", *_outline(node.body, f"{name}.")]
+            elif isinstance(node, ast.FunctionDef) and (not name.startswith("_") or name == "__init__"):
+                lines.append(f"def {owner}{name}({ast.unparse(_without_annotations(node.args))})")
+        elif isinstance(node, ast.AnnAssign) and owner:
+            lines.append(f"field {owner}{ast.unparse(node.target)}")
+    return lines
+
+
+def _without_annotations(arguments: ast.arguments) -> ast.arguments:
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return arguments
+
+
+def test_same_files() -> None:
+    files = {side: {path.name for path in (ROOT / side).glob("*.py")} for side in ("tf_impl", "torch_impl")}
+    assert files["tf_impl"] - files["torch_impl"] == WITHOUT_TWIN
+    assert files["torch_impl"] - files["tf_impl"] == set()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_same_outline(name: str) -> None:
+    assert public_outline((ROOT / "tf_impl" / name).read_text()) == public_outline(
+        (ROOT / "torch_impl" / name).read_text()
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_public_definition_has_a_docstring(name: str) -> None:
+    for side in ("tf_impl", "torch_impl"):
+        for node in ast.parse((ROOT / side / name).read_text()).body:
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+            if public and node.name not in ONE_SIDED and name != "__main__.py":
+                assert ast.get_docstring(node), f"{side}/{name}: {node.name} has no docstring"
+
+
+TRAIN = "def step(model, images): ...\ndef fetch(steps): ..."
+DIFFERENT = {
+    "another name": "def step(model, images): ...\ndef get(steps): ...",
+    "another order in the file": "def fetch(steps): ...\ndef step(model, images): ...",
+    "another order of arguments": "def step(images, model): ...\ndef fetch(steps): ...",
+    "another argument": "def step(model, images, labels): ...\ndef fetch(steps): ...",
+    "another default": "def step(model, images=None): ...\ndef fetch(steps): ...",
+    "one definition more": TRAIN + "\nclass State: ...",
+}
+
+
+@pytest.mark.parametrize("source", DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_the_outline_sees(source: str) -> None:
+    assert public_outline(TRAIN) != public_outline(source)

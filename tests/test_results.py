@@ -1,0 +1,93 @@
+"""Do results survive the way to the file and back, strictly, and is what doesn't fit refused by name?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import Precision, RunConfig
+from common.memory import Memory
+from common.results import Environment, Results, RowResult, Status, Training, make_row, read_json, write_json
+from common.timing import StepTimes, Timing
+
+CONFIG = RunConfig("torch", Precision.MIXED_FLOAT16)
+ROW = make_row(
+    CONFIG,
+    Status.OK,
+    environment=Environment("2.13", "3.12", "2.2", "Linux", {"kind": "cpu", "name": "x"}, {"layout": "NHWC"}),
+    timing=Timing(1.0, [2.0, 1.0], StepTimes(0.5, 0.4, 0.6, 1), 3.0, 16.0),
+    memory=Memory("host_rss", 1, 3, 2, None),
+    training=Training([1.0, None], [0.5], [1.0], [8.0, 8.0], [1], "aa", "bb"),
+)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    results = Results(["run_parity.py"], {"cpu": "x"}, [ROW])
+    write_json(tmp_path / "results.json", results)
+    assert read_json(tmp_path / "results.json", Results) == results
+
+
+def test_fixed_names(tmp_path: Path) -> None:
+    """Names that others rely on."""
+    write_json(tmp_path / "results.json", Results([], {}, [ROW]))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"schema_version", "created_utc", "command", "environment", "rows", "parity"} == set(results)
+    row = results["rows"][0]
+    assert {"framework", "precision", "compile", "loop", "status", "detail", "config", "environment", "log"} <= set(row)
+    assert set(row["timing"]) == {"first_step_s", "epoch_s", "step_s", "total_s", "images_per_s"}
+    assert set(row["timing"]["step_s"]) == {"median", "p05", "p95", "n"}
+    assert set(row["memory"]) == {
+        "kind", "baseline_bytes", "peak_bytes", "used_bytes", "steady_used_bytes", "device_process_peak_bytes",
+    }  # fmt: skip
+    assert {"loss", "epoch_loss", "epoch_accuracy", "loss_scale", "skipped_steps"} <= set(row["training"])
+    assert (row["framework"], row["precision"], row["status"]) == ("torch", "mixed_float16", "ok")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "training.json", Training([value], [], [], [], [], "", ""))
+    assert read_json(tmp_path / "training.json", Training).loss == [None]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "row.json", ROW)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "row.json", make_row(CONFIG, Status.OK, log=object()))
+    assert read_json(tmp_path / "row.json", RowResult) == ROW
+    assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
+
+
+def changed(path: Path, *keys: Any, value: Any) -> Path:
+    """The row's file with one value replaced."""
+    write_json(path, ROW)
+    entry = row = json.loads(path.read_text())
+    for key in keys[:-1]:
+        entry = entry[key]
+    entry[keys[-1]] = value
+    path.write_text(json.dumps(row))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["status"], "fine", "RowResult.status is 'fine'; it must be one of ok"),
+        (["compile"], 1, "RowResult.compile is 1; it must be bool"),
+        (["timing", "total_s"], "3", "RowResult.timing.total_s is '3'; it must be float"),
+        (["training", "loss", 1], [], r"RowResult.training.loss\[1\]"),
+        (["config", "precision"], "half", "RowResult.config.precision is 'half'"),
+        (["config", "train", "epochs"], 0, "epochs is 0"),
+        (["memory"], [], "RowResult.memory is .*fields of Memory"),
+        (["extra"], 1, "unknown field 'extra'"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, keys: list[Any], value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_json(changed(tmp_path / "row.json", *keys, value=value), RowResult)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    (tmp_path / "row.json").write_text("{}")
+    with pytest.raises(ValueError, match="RowResult lacks the field 'framework'"):
+        read_json(tmp_path / "row.json", RowResult)

@@ -1,0 +1,117 @@
+"""Does the whole program do what README says: every row, one table, the same start, the same training?"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import HAS, needs_both, needs_tensorflow, run_parity, run_python
+from tests.tolerances import FLOAT32_LOSS_CURVE
+
+PRECISIONS = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
+
+
+def rows_of(run: SimpleNamespace) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["framework"], row["precision"]): row for row in run.results["rows"]}
+
+
+def test_every_row_is_there_with_its_status(smoke_run: SimpleNamespace) -> None:
+    for framework, package in (("tensorflow", "tf_impl"), ("torch", "torch_impl")):
+        for precision in PRECISIONS:
+            trained = "ok" if HAS[package] else "not_installed"
+            expected = "unsupported" if precision == "tf32" else trained
+            assert rows_of(smoke_run)[framework, precision]["status"] == expected
+
+
+@needs_both
+def test_exit_code_and_table(smoke_run: SimpleNamespace) -> None:
+    assert smoke_run.process.returncode == 0, smoke_run.process.stderr
+    for precision in PRECISIONS:
+        assert len(re.findall(rf"^(tensorflow|torch) +{precision} ", smoke_run.process.stdout, re.MULTILINE)) == 2
+
+
+def test_progress_goes_to_stderr_in_plain_lines(smoke_run: SimpleNamespace) -> None:
+    assert "[10/10] torch-mixed_bfloat16-custom-compile-off-r0: " in smoke_run.process.stderr
+    assert "\x1b" not in smoke_run.process.stderr + smoke_run.process.stdout
+
+
+def test_same_data_and_starting_weights_everywhere(smoke_run: SimpleNamespace) -> None:
+    trained = [row["training"] for row in smoke_run.results["rows"] if row["training"]]
+    assert len({training["data_sha256"] for training in trained}) == 1
+    assert len({training["initial_weights_sha256"] for training in trained}) == 1
+
+
+@needs_both
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_loss_curves_agree(smoke_run: SimpleNamespace, precision: str) -> None:
+    rows = rows_of(smoke_run)
+    tensorflow, torch = (np.array(rows[name, precision]["training"]["loss"]) for name in ("tensorflow", "torch"))
+    assert np.linalg.norm(tensorflow - torch) <= FLOAT32_LOSS_CURVE * np.linalg.norm(torch)
+
+
+@needs_both
+def test_loss_scales_agree(smoke_run: SimpleNamespace) -> None:
+    rows = rows_of(smoke_run)
+    for name in ("loss_scale", "skipped_steps"):
+        tensorflow, torch = (
+            rows[framework, "mixed_float16"]["training"][name] for framework in ("tensorflow", "torch")
+        )
+        assert tensorflow == torch
+
+
+def test_every_row_is_on_disk_and_equal_to_the_whole(smoke_run: SimpleNamespace) -> None:
+    for row in smoke_run.results["rows"]:
+        files = list(smoke_run.output.glob(f"rows/{row['framework']}-{row['precision']}-*/result.json"))
+        assert [{**json.loads(file.read_text()), "log": row["log"]} for file in files] == [row]
+
+
+@needs_both
+def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
+    arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "tf32"]
+    process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)
+    assert process.returncode == 0, process.stderr
+    resumed = json.loads((smoke_run.output / "results.json").read_text())["rows"]
+    finished = rows_of(smoke_run)
+    assert [row for row in resumed if row["status"] == "ok"] == [
+        finished[f, "float32"] for f in ("tensorflow", "torch")
+    ]
+
+
+def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    """An interpreter without site-packages has neither framework."""
+    bare = tmp_path / "bare python"
+    numpy_home = Path(np.__file__).resolve().parent
+    (tmp_path / "packages").mkdir()
+    for source in (numpy_home, numpy_home.with_name("numpy.libs")):
+        if source.exists():
+            (tmp_path / "packages" / source.name).symlink_to(source)
+    bare.write_text(f'#!/bin/sh\nPYTHONPATH=\'{tmp_path}/packages\':"$PYTHONPATH" exec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    arguments = ["--preset", "smoke", "--precisions", "float32", "--output", tmp_path / "run"]
+    process = run_parity(*arguments, "--tf-python", bare, "--torch-python", bare, "--allow-missing")
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["status"] for row in rows] == ["not_installed", "not_installed"]
+    assert "-m pip install -c" in rows[0]["detail"]
+    assert process.returncode == 4  # nothing ran
+
+
+@pytest.mark.parametrize("module", [name for name, found in HAS.items() if found])
+def test_alone(module: str) -> None:
+    process = run_python("-m", module, "--preset", "smoke", "--precision", "mixed_float16")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert re.fullmatch(r"Epoch 1/3 - \d+\.\d\d s - loss: [\d.]+ - accuracy: \d\.\d{4}", lines[0])
+    assert re.search(r"^Time to complete: \d+\.\d\d s", process.stdout, re.MULTILINE)
+    assert re.search(r"^Memory before the model: .* GB, peak: .* GB, used: .* GB", process.stdout, re.MULTILINE)
+
+
+@needs_tensorflow
+def test_fit_alone() -> None:
+    process = run_python("-m", "tf_impl", "--preset", "smoke", "--loop", "fit")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("Epoch 1/3")

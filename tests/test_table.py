@@ -1,0 +1,100 @@
+"""Does the table say what the rows hold, and claim nothing for rows that were not trained?"""
+
+from dataclasses import replace
+
+from common.config import ExecutionConfig, Precision, RunConfig
+from common.memory import Memory
+from common.results import Environment, RowResult, Status, Training, make_row
+from common.table import manifest_table, notes, speed_table
+from common.timing import StepTimes, Timing
+
+
+def make(
+    framework: str, precision: str, step_ms: float, used_mb: int, repeat: int = 0, compile: bool = False
+) -> RowResult:
+    config = RunConfig(framework, Precision(precision), execution=ExecutionConfig(compile=compile), repeat=repeat)
+    step_s = step_ms / 1e3
+    return make_row(
+        config,
+        Status.OK,
+        environment=Environment("1.0", "3.12", "2.2", "Linux", {"kind": "gpu"}, {"scaling": precision[-2:]}),
+        timing=Timing(1.5, [2.0, 1.0], StepTimes(step_s, 0.9 * step_s, 1.1 * step_s, 9), 3.25, 400.0),
+        memory=Memory("gpu_allocator", 10**6, (used_mb + 1) * 10**6, used_mb * 10**6, None),
+        training=Training([0.25], [0.125], [0.75], [1.0], [0, 3], "data", "weights"),
+    )
+
+
+FLOAT32 = make("torch", "float32", 10, 200)
+FLOAT16 = make("torch", "mixed_float16", 4, 50)
+BROKEN = make_row(RunConfig("torch", Precision.TF32), Status.UNSUPPORTED, "needs a GPU")
+
+
+def cells(*rows: RowResult) -> list[dict[str, str]]:
+    header, *lines = speed_table(rows, "tsv").splitlines()
+    names = [name.strip() for name in header.split("\t")]
+    return [dict(zip(names, (cell.strip() for cell in line.split("\t")), strict=True)) for line in lines]
+
+
+def test_one_row() -> None:
+    assert cells(FLOAT32) == [
+        {
+            "framework": "torch", "precision": "float32", "compile": "off", "loop": "custom",
+            "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x",
+            "first s": "1.5", "total s": "3.25", "images/s": "400",
+            "base MB": "1", "peak MB": "201", "used MB": "200", "saved": "0 %",
+            "loss": "0.125", "acc %": "75", "skips": "2", "status": "ok",
+        }
+    ]  # fmt: skip
+
+
+def test_speed_up_and_memory_saved_over_float32() -> None:
+    _, half = cells(FLOAT32, FLOAT16)
+    assert (half["speed-up"], half["saved"]) == ("2.50x", "75 %")
+
+
+def test_a_baseline_is_of_the_same_framework_and_mode() -> None:
+    other = make("tensorflow", "mixed_float16", 4, 50)
+    compiled = make("torch", "mixed_float16", 2, 50, compile=True)
+    assert [line["speed-up"] for line in cells(FLOAT32, other, compiled)] == ["1.00x", "-", "-"]
+
+
+def test_a_row_that_was_not_trained_claims_nothing() -> None:
+    _, line = cells(FLOAT32, BROKEN)
+    assert line["status"] == "unsupported"
+    assert {line[name] for name in ("step ms", "speed-up", "used MB", "saved", "loss", "skips")} == {"-"}
+
+
+def test_a_failed_baseline_gives_no_speed_up() -> None:
+    diverged = replace(FLOAT32, status=Status.NONFINITE)
+    assert [line["speed-up"] for line in cells(diverged, FLOAT16)] == ["-", "-"]
+
+
+def test_repeats_are_one_line() -> None:
+    (line,) = cells(*(make("torch", "float32", ms, 200, repeat) for repeat, ms in enumerate((10, 30, 20))))
+    assert (line["step ms"], line["spread ms"]) == ("20", "10-30")
+
+
+def test_one_failed_repeat_spoils_the_line() -> None:
+    (line,) = cells(FLOAT32, replace(FLOAT32, status=Status.CRASHED, config=replace(FLOAT32.config, repeat=1)))
+    assert (line["step ms"], line["status"]) == ("-", "ok, crashed")
+
+
+def test_notes_name_rows_and_reasons() -> None:
+    assert "torch tf32: needs a GPU" in notes([FLOAT32, BROKEN])
+
+
+def test_notes_compare_the_starts() -> None:
+    assert "data: sha256 data... in all 2 rows that ran, bit for bit" in notes([FLOAT32, FLOAT16])
+    assert FLOAT16.training
+    moved = replace(FLOAT16, training=replace(FLOAT16.training, data_sha256="other"))
+    assert any(note.startswith("data: NOT EQUAL") for note in notes([FLOAT32, moved]))
+
+
+def test_the_manifest_says_what_differs_by_precision() -> None:
+    lines = manifest_table([FLOAT32, FLOAT16, make("torch", "tf32", 5, 200)], "tsv").splitlines()
+    assert lines[-1].split("\t")[1].strip() == "32; mixed_float16: 16"
+
+
+def test_no_rows_that_ran() -> None:
+    assert "no row ran" in notes([BROKEN])[-1]
+    assert manifest_table([BROKEN], "simple") is not None

@@ -1,0 +1,80 @@
+"""Does a run train as Keras does, the same way twice, compiled or not, and does fit change nothing?"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.hardware import Unsupported
+from common.results import RowResult, Status
+from tests.conftest import needs_tensorflow
+from tests.tolerances import COMPILED_LOSS_CURVE, FIT_AGAINST_CUSTOM_LOOP
+
+SHAPE = (9, 12, 3)
+
+
+def train(
+    impl: SimpleNamespace, precision: str, compile: bool = False, loop: str = "custom", **settings: int
+) -> RowResult:
+    config = RunConfig(
+        impl.framework,
+        Precision(precision),
+        DataConfig(images=10, image_shape=SHAPE),
+        ModelConfig(image_shape=SHAPE, filters=8),
+        TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
+        execution=ExecutionConfig("cpu", compile, loop, threads=1),
+    )
+    return impl.run.run(config)
+
+
+def losses(row: RowResult) -> np.ndarray:
+    assert row.training
+    return np.array(row.training.loss)
+
+
+def test_one_loss_for_each_batch_and_the_loss_falls(impl: SimpleNamespace) -> None:
+    row = train(impl, "float32", epochs=30)
+    assert row.status is Status.OK
+    assert len(losses(row)) == 30 * 3  # 4 + 4 + 2 images
+    assert losses(row)[-3:].mean() < 0.5 * losses(row)[:3].mean()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_the_same_run_twice_has_the_same_bits(impl: SimpleNamespace, precision: str) -> None:
+    assert np.array_equal(losses(train(impl, precision)), losses(train(impl, precision)))
+
+
+def test_compiled_trains_the_same(impl: SimpleNamespace) -> None:
+    try:
+        compiled = losses(train(impl, "float32", compile=True))
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    eager = losses(train(impl, "float32"))
+    assert np.linalg.norm(compiled - eager) <= COMPILED_LOSS_CURVE * np.linalg.norm(eager)
+
+
+def test_events_report_every_epoch(impl: SimpleNamespace) -> None:
+    events: list[dict[str, float]] = []
+    row = train(impl, "float32")
+    impl.run.run(row.config, events.append)
+    assert row.training
+    assert [event["loss"] for event in events] == row.training.epoch_loss
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
+def test_fit_trains_the_same(precision: str, request: pytest.FixtureRequest) -> None:
+    impl = request.getfixturevalue("tensorflow_impl")
+    custom, fit = train(impl, precision), train(impl, precision, loop="fit")
+    assert custom.training
+    assert fit.training
+    assert np.abs(losses(custom) - losses(fit)).max() <= FIT_AGAINST_CUSTOM_LOOP
+    assert fit.training.loss_scale == custom.training.loss_scale
+    assert fit.training.skipped_steps == custom.training.skipped_steps
+    assert fit.training.epoch_accuracy == custom.training.epoch_accuracy
+
+
+def test_tf32_needs_a_gpu(impl: SimpleNamespace) -> None:
+    with pytest.raises(Unsupported, match=r"compute capability 8\.0"):
+        train(impl, "tf32")
