@@ -187,7 +187,7 @@ PRESETS = {
     ),
     # Steps of 25 ms and more in float32 on two cores, so that a framework's overhead of about 1 ms stays below 5 % of
     # them, and few enough steps that the 16-bit rows, which many CPUs emulate, still end in seconds.
-    "cpu": Preset(images=20, image_size=32, batch_size=10, epochs=10, filters=128),
+    "cpu": Preset(images=20, image_size=32, batch_size=10, epochs=8, filters=128),
     # The experiment of the article; 16-bit training needs about 4 GB on the device.
     "article": Preset(images=800, image_size=256, batch_size=50, epochs=10, filters=128),
 }
