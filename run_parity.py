@@ -41,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
     output = prepare_output(parser, arguments.output, arguments.resume)
-    finished = read_finished(parser, output / "results.json") if arguments.resume else {}
+    earlier = read_earlier(parser, output / "results.json") if arguments.resume else []
+    finished = {row.config: row for row in earlier if row.status is Status.OK}
     command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
-    results = Results(command=command, environment=describe_parent())
+    results = Results(command=command, environment=describe_parent(), rows=beside(earlier, configs))
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
 
     interrupted = False
@@ -147,15 +148,25 @@ def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
     return output
 
 
-def read_finished(parser: Parser, path: Path) -> dict[RunConfig, RowResult]:
-    """The rows of an earlier run that need not run again."""
+def read_earlier(parser: Parser, path: Path) -> list[RowResult]:
+    """The rows of the run that is resumed."""
     if not path.exists():
-        return {}
+        return []
     try:
-        rows = read_json(path, Results).rows
+        return read_json(path, Results).rows
     except (OSError, ValueError) as error:
         parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
-    return {row.config: row for row in rows if row.status is Status.OK}
+
+
+def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
+    """The earlier rows that stay as they are: rows of the same experiment that are not asked for again."""
+    asked = {config.row_id for config in configs}
+    experiments = {(config.data, config.model, config.train) for config in configs}
+    return [
+        row
+        for row in earlier
+        if row.config.row_id not in asked and (row.config.data, row.config.model, row.config.train) in experiments
+    ]
 
 
 def describe_parent() -> dict[str, str]:

@@ -89,5 +89,7 @@ def reporting(configs: Sequence[RunConfig], quiet: bool) -> Iterator[Reporter]:
         yield Lines(len(configs))
     else:
         times = (TimeElapsedColumn(), "elapsed,", TimeRemainingColumn(), "left")
-        with Progress("{task.description}", BarColumn(), *times, console=console, transient=True) as progress:
+        columns = ("{task.description}", BarColumn(), *times)
+        # Redrawn rarely: the bar shares the processor with the row that is timed.
+        with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
             yield Bar(progress, configs)

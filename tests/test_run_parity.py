@@ -76,10 +76,7 @@ def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
     process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)
     assert process.returncode == 0, process.stderr
     resumed = json.loads((smoke_run.output / "results.json").read_text())["rows"]
-    finished = rows_of(smoke_run)
-    assert [row for row in resumed if row["status"] == "ok"] == [
-        finished[f, "float32"] for f in ("tensorflow", "torch")
-    ]
+    assert sorted(map(str, resumed)) == sorted(map(str, smoke_run.results["rows"]))
 
 
 def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(tmp_path: Path) -> None:

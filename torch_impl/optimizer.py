@@ -53,6 +53,7 @@ def _use_keras_epsilon(adam: torch.optim.Adam, epsilon: float) -> None:
     """Set the epsilon of step t to epsilon / sqrt(1 - beta_2**t).
 
     Keras adds epsilon to sqrt(v), PyTorch to sqrt(v / (1 - beta_2**t)); with this epsilon both take the same step.
+    Reading t waits for the device once a step: only the device knows which steps overflowed.
     """
 
     def set_epsilon(adam: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -79,7 +79,7 @@ def train_epochs(
     epochs: int,
     recorder: Recorder,
 ) -> None:
-    """Call step on every batch in its order, epoch after epoch; nothing waits for the device inside an epoch."""
+    """Call step on every batch in its order, epoch after epoch; its results are fetched when the epoch is over."""
     for _ in range(epochs):
         recorder.start_epoch()
         steps = []
