@@ -121,6 +121,8 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
     """One config for each row, in the order of the table."""
     precisions = [Precision(name) for name in arguments.precisions or resolve_preset(arguments).precisions]
     compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
+    if arguments.loop != "custom" and "tensorflow" not in arguments.frameworks:
+        parser.error(f"argument --loop: {arguments.loop} needs Keras' Model.fit; add tensorflow to --frameworks")
     loops = {"tensorflow": LOOPS if arguments.loop == "both" else (arguments.loop,), "torch": ("custom",)}
     return [
         make_config(parser, arguments, framework, precision, compile=compile, loop=loop, repeat=repeat)

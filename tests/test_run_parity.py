@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import HAS, needs_both, needs_tensorflow, run_parity, run_python
+from tests.conftest import HAS, ROOT, needs_both, needs_tensorflow, run_parity, run_python
 from tests.tolerances import FLOAT32_LOSS_CURVE
 
 PRECISIONS = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
@@ -87,7 +87,7 @@ def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(tmp_path
     for source in (numpy_home, numpy_home.with_name("numpy.libs")):
         if source.exists():
             (tmp_path / "packages" / source.name).symlink_to(source)
-    bare.write_text(f'#!/bin/sh\nPYTHONPATH=\'{tmp_path}/packages\':"$PYTHONPATH" exec {sys.executable} -S "$@"\n')
+    bare.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/packages:{ROOT}' exec {sys.executable} -S \"$@\"\n")
     bare.chmod(0o755)
     arguments = ["--preset", "smoke", "--precisions", "float32", "--output", tmp_path / "run"]
     process = run_parity(*arguments, "--tf-python", bare, "--torch-python", bare, "--allow-missing")
