@@ -110,6 +110,15 @@ def test_loss_of_one_logit(impl: SimpleNamespace, logit: float, label: float, lo
     assert gradient == pytest.approx(slope, rel=1e-6)
 
 
+def test_accuracy(impl: SimpleNamespace) -> None:
+    """Probability above 0.5 is logit above 0: two of these four are right."""
+    logits, labels = np.float32([[-2], [-0.1], [0.1], [2]]), np.float32([[0], [1], [1], [0]])
+    float32 = impl.precision.variable_dtype(Precision.FLOAT32)
+    no_images = np.zeros((4, 1, 1, 1), np.float32)
+    _, both = impl.device.to_device(no_images, np.hstack([logits, labels]), impl.cpu, float32)
+    assert float(on_host(impl.train.binary_accuracy(both[:, 1:], both[:, :1]))) == 0.5
+
+
 def loss_and_slope(impl: SimpleNamespace, logit: float, label: float) -> tuple[float, float]:
     """The loss of one logit and its derivative, in float32."""
     if impl.framework == "torch":

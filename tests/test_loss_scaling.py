@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.config import LossScaleConfig, Precision
+from tests.conftest import on_host
 from tests.test_optimizer import OneWeight
 
 SCALED = Precision.MIXED_FLOAT16
@@ -50,3 +51,14 @@ def test_the_scale_starts_at_2_to_the_15_in_both(impl: SimpleNamespace) -> None:
 @pytest.mark.parametrize("precision", [precision for precision in Precision if precision is not SCALED])
 def test_other_precisions_do_not_scale(impl: SimpleNamespace, precision: Precision) -> None:
     assert OneWeight(impl, precision, LossScaleConfig()).scale == 1
+
+
+@pytest.mark.parametrize("scale", [2.0, 1024.0])
+def test_gradients_come_scaled(impl: SimpleNamespace, scale: float) -> None:
+    """The output bias of a model of zeros: its gradient is the mean of sigmoid(0) - y = -0.5, times the scale."""
+    one = OneWeight(impl, SCALED, LossScaleConfig(initial_scale=scale))
+    float32 = impl.precision.variable_dtype(SCALED)
+    batch = impl.device.to_device(np.ones((2, 3, 4, 1), np.float32), np.ones((2, 1), np.float32), impl.cpu, float32)
+    loss, _, gradients = impl.train.loss_and_gradients(one.model, one.optimizer, *batch)
+    assert float(on_host(loss)) == pytest.approx(np.log(2), rel=1e-6)  # the loss itself is reported unscaled
+    assert on_host(gradients[-1]).item() == -0.5 * scale
