@@ -22,13 +22,14 @@ from common.hardware import cpu_name
 from common.launch import launch_row
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
-from common.results import Results, RowResult, Status, make_row, read_json, write_json
-from common.table import manifest_table, notes, speed_table
+from common.results import Results, RowResult, Status, judge, make_row, read_json, write_json
+from common.table import failures, manifest_table, notes, parity_table, speed_table
 
-EXIT_OK, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 EXIT_CODES = """exit codes:
-  0    every row ran, or can't be run on this device
+  0    every row ran, or can't be run on this device, and computes what it should
+  1    a parity check failed; the parity table says which
   2    the command line was wrong
   3    some rows failed; the table says which
   4    nothing ran
@@ -58,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             except KeyboardInterrupt:
                 row, interrupted = make_row(config, Status.INTERRUPTED, "Ctrl-C"), True
             reporter.end_row(row)
-            results = replace(results, rows=[*results.rows, row])
+            rows = [*results.rows, row]
+            results = replace(results, rows=rows, parity=judge(rows))
             write_json(output / "results.json", results)
             if interrupted:
                 break
 
-    print_tables(results.rows, arguments.format)
+    print_tables(results, arguments.format)
     if not arguments.quiet:
         print(f"results: {output / 'results.json'}", file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else exit_code(results.rows, arguments.allow_missing)
+    return EXIT_INTERRUPTED if interrupted else exit_code(results, arguments.allow_missing)
 
 
 def make_parser() -> Parser:
@@ -176,17 +178,24 @@ def describe_parent() -> dict[str, str]:
     return {"platform": platform.platform(), "python_version": platform.python_version(), "cpu": cpu_name()}
 
 
-def print_tables(rows: Sequence[RowResult], tablefmt: str) -> None:
-    """The speed table, what it can't say itself, and the manifest."""
-    print(speed_table(rows, tablefmt))
+def print_tables(results: Results, tablefmt: str) -> None:
+    """The speed table, what it can't say itself, the parity table, and the manifest."""
+    print(speed_table(results.rows, tablefmt))
     print()
-    for note in notes(rows):
+    for note in notes(results.rows):
         print(f"- {note}")
-    print(f"\n{manifest_table(rows, tablefmt)}")
+    if results.parity:
+        print(f"\n{parity_table(results.parity, tablefmt)}")
+        for failure in failures(results.parity):
+            print(f"- {failure}")
+    print(f"\n{manifest_table(results.rows, tablefmt)}")
 
 
-def exit_code(rows: Sequence[RowResult], allow_missing: bool) -> int:
+def exit_code(results: Results, allow_missing: bool) -> int:
     """A row that the device can't run is no failure; a framework that is missing is one, unless allowed."""
+    rows = results.rows
+    if not all(entry.passed for entry in results.parity):
+        return EXIT_NO_PARITY
     if not any(row.status is Status.OK for row in rows):
         return EXIT_NOTHING_RAN
     accepted = {Status.OK, Status.UNSUPPORTED, *([Status.NOT_INSTALLED] if allow_missing else [])}

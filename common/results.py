@@ -10,7 +10,7 @@ import os
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from common.config import RunConfig
 from common.memory import Memory
+from common.parity import Check, worst_first, worst_of_each_name
 from common.timing import Timing
 
 SCHEMA_VERSION = 1
@@ -90,7 +91,18 @@ class RowResult:
     timing: Timing | None = None
     memory: Memory | None = None
     training: Training | None = None
+    checks: list[Check] = field(default_factory=list)
     log: str | None = None
+
+
+@dataclass(frozen=True)
+class ParityEntry:
+    """The verdict on one precision and compile mode: the worst check of each name and framework, worst first."""
+
+    precision: str
+    compile: bool
+    passed: bool
+    checks: list[Check]
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class Results:
     command: list[str]
     environment: dict[str, str]
     rows: list[RowResult] = field(default_factory=list)
-    parity: list[dict[str, Any]] = field(default_factory=list)
+    parity: list[ParityEntry] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
     created_utc: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
@@ -117,6 +129,24 @@ def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) 
         config=config,
         **parts,
     )
+
+
+def judge(rows: Sequence[RowResult]) -> list[ParityEntry]:
+    """The verdict on each precision and compile mode, from the checks of its rows."""
+    groups: dict[tuple[str, bool], list[RowResult]] = {}
+    for row in rows:
+        if row.checks:
+            groups.setdefault((row.precision, row.compile), []).append(row)
+    return [
+        ParityEntry(precision, compile, all(check.passed for check in checks), checks)
+        for (precision, compile), group in groups.items()
+        for checks in [worst_first(named for row in group for named in _named_checks(row))]
+    ]
+
+
+def _named_checks(row: RowResult) -> list[Check]:
+    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}"
+    return [replace(check, where=f"{where}: {check.where}") for check in worst_of_each_name(row.checks)]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from common.config import Precision
 from common.memory import Memory
-from common.results import RowResult, Status, Training
+from common.parity import RULES, Check, worst_first, worst_of_each_name
+from common.results import ParityEntry, RowResult, Status, Training
 from common.timing import Timing
 
 NOTHING = "-"
@@ -76,7 +77,7 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     lines = _group(rows)
     baselines = {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
     table = [_cells(line, baselines.get(line.mode)) for line in lines]
-    left_aligned = {"framework", "precision", "compile", "loop", "status"}
+    left_aligned = {"framework", "precision", "compile", "loop", "parity", "status"}
     return tabulate(
         [list(cells.values()) for cells in table],
         headers=list(table[0]),
@@ -103,6 +104,31 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
         *said,
         _agreement("data", {row_id: training.data_sha256 for row_id, training in trainings.items()}),
         _agreement("starting weights", {row_id: t.initial_weights_sha256 for row_id, t in trainings.items()}),
+    ]
+
+
+def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
+    """One line for each precision and compile mode: the worst of each check over its rows, as difference / bound.
+
+    1 is the limit. Exact checks are 0 where they hold.
+    """
+    table = []
+    for entry in entries:
+        worst = {check.name: check for check in worst_of_each_name(entry.checks)}
+        cells = {"precision": entry.precision, "compile": "on" if entry.compile else "off"}
+        cells |= {rule.name: f"{worst[rule.name].fraction:.2f}" if rule.name in worst else NOTHING for rule in RULES}
+        table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
+    return tabulate([list(cells.values()) for cells in table], list(table[0]), tablefmt=tablefmt, disable_numparse=True)
+
+
+def failures(entries: Sequence[ParityEntry]) -> list[str]:
+    """Every check that failed, worst first: its name, tensor and difference / bound."""
+    return [
+        f"{entry.precision}{' compiled' if entry.compile else ''}: {check.name} failed, {check.where}: "
+        f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
+        for entry in entries
+        for check in worst_first(entry.checks)
+        if not check.passed
     ]
 
 
@@ -160,8 +186,17 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "loss": _number(line.median("loss")),
         "acc %": _number(line.median("acc %")),
         "skips": _number(line.median("skips")),
+        "parity": _parity(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
+
+
+def _parity(line: Line) -> str:
+    """pass, or the name of the check that failed worst."""
+    checks = worst_first(check for row in line.rows for check in row.checks)
+    if not checks:
+        return NOTHING
+    return "pass" if checks[0].passed else checks[0].name
 
 
 def _spread(line: Line) -> str:
@@ -180,6 +215,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _difference(check: Check) -> str:
+    return "not finite" if check.difference is None else f"{check.difference:.3g}"
 
 
 def _agreement(what: str, hashes: dict[str, str]) -> str:

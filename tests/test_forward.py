@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
+from common.parity import DOT_PRODUCT, ROUNDOFF
 from common.weights import Weights, draw_weights
 from tests.conftest import on_host
-from tests.tolerances import DOT_PRODUCT_FACTOR, U_FLOAT32, U_FLOAT64
 
 CONFIG = ModelConfig(image_shape=(5, 7, 3), filters=4)
 GENERATOR = np.random.default_rng(12)
@@ -21,7 +21,7 @@ WEIGHTS = {
     name: array if name.endswith("kernel") else GENERATOR.normal(0, 0.1, array.shape).astype(np.float32)
     for name, array in draw_weights(CONFIG, seed=12).items()
 }
-ROUNDOFF = {Precision.FLOAT32: U_FLOAT32, Precision.FLOAT64: U_FLOAT64}
+FULL = (Precision.FLOAT32, Precision.FLOAT64)
 
 
 def numpy_logits(weights: Weights, images: np.ndarray) -> np.ndarray:
@@ -72,19 +72,19 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
-@pytest.mark.parametrize("precision", ROUNDOFF)
+@pytest.mark.parametrize("precision", FULL)
 def test_logits(impl: SimpleNamespace, precision: Precision) -> None:
     _, logits, _ = loss_logits_gradients(impl, precision)
     inputs = WEIGHTS["dense/kernel"].size
-    bound = DOT_PRODUCT_FACTOR * ROUNDOFF[precision] * np.sqrt(inputs)
+    bound = DOT_PRODUCT * ROUNDOFF[precision] * np.sqrt(inputs)
     assert relative_error(logits, numpy_logits(WEIGHTS, IMAGES)) <= bound
 
 
-@pytest.mark.parametrize("precision", ROUNDOFF)
+@pytest.mark.parametrize("precision", FULL)
 def test_loss(impl: SimpleNamespace, precision: Precision) -> None:
     loss, logits, _ = loss_logits_gradients(impl, precision)
     of_own_logits = np.mean(np.logaddexp(0, np.where(LABELS == 1, -logits, logits)))
-    assert loss == pytest.approx(of_own_logits, rel=DOT_PRODUCT_FACTOR * ROUNDOFF[precision])
+    assert loss == pytest.approx(of_own_logits, rel=DOT_PRODUCT * ROUNDOFF[precision])
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.memory import Memory, MemoryReading, read_host_memory, reset_host_peak, summarize_memory
-from tests.tolerances import KNOWN_ALLOCATION
+from common.parity import KNOWN_ALLOCATION
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SIZE = 200 * 2**20

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
+from common.parity import ADAM_UPDATE
 from tests.conftest import on_host
-from tests.tolerances import ADAM_UPDATE
 
 CONFIG = ModelConfig(image_shape=(3, 4, 1), filters=2)
 ZEROS = {

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.config import Precision, RunConfig
+from common.parity import FLOAT32_TRAINING, Check
+from common.results import Results, Status, judge, make_row
+from run_parity import exit_code
 from tests.conftest import HAS, ROOT, needs_both, needs_tensorflow, run_parity, run_python
-from tests.tolerances import FLOAT32_LOSS_CURVE
 
 PRECISIONS = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 
@@ -51,7 +54,7 @@ def test_same_data_and_starting_weights_everywhere(smoke_run: SimpleNamespace) -
 def test_loss_curves_agree(smoke_run: SimpleNamespace, precision: str) -> None:
     rows = rows_of(smoke_run)
     tensorflow, torch = (np.array(rows[name, precision]["training"]["loss"]) for name in ("tensorflow", "torch"))
-    assert np.linalg.norm(tensorflow - torch) <= FLOAT32_LOSS_CURVE * np.linalg.norm(torch)
+    assert np.linalg.norm(tensorflow - torch) <= FLOAT32_TRAINING * np.linalg.norm(torch)
 
 
 @needs_both
@@ -62,6 +65,24 @@ def test_loss_scales_agree(smoke_run: SimpleNamespace) -> None:
             rows[framework, "mixed_float16"]["training"][name] for framework in ("tensorflow", "torch")
         )
         assert tensorflow == torch
+
+
+def test_every_row_that_ran_carries_its_proof(smoke_run: SimpleNamespace) -> None:
+    """Whatever the row computes: its probe, its loss scaler and its start, and one verdict for each precision."""
+    names = {"C1 logits", "C2 gradient", "C3 loss", "C4 optimizer", "C5 loss scale", "C7 start"}
+    ran = [row for row in smoke_run.results["rows"] if row["status"] == "ok"]
+    for row in ran:
+        half = {"C1 precision"} if row["precision"].startswith("mixed") else set()
+        assert {check["name"] for check in row["checks"]} == names | half
+        assert all(check["passed"] for check in row["checks"])
+    verdicts = {entry["precision"]: entry["passed"] for entry in smoke_run.results["parity"]}
+    assert verdicts == dict.fromkeys((row["precision"] for row in ran), True)
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_a_failed_check_is_exit_code_1(passed: bool, code: int) -> None:
+    row = make_row(RunConfig("torch", Precision.FLOAT32), Status.OK, checks=[Check("C1 logits", 3.0, 2.0, passed, "")])
+    assert exit_code(Results([], {}, [row], judge([row])), allow_missing=False) == code
 
 
 def test_every_row_is_on_disk_and_equal_to_the_whole(smoke_run: SimpleNamespace) -> None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from common.config import ExecutionConfig, Precision, RunConfig
 from common.memory import Memory
-from common.results import Environment, RowResult, Status, Training, make_row
-from common.table import manifest_table, notes, speed_table
+from common.parity import Check
+from common.results import Environment, RowResult, Status, Training, judge, make_row
+from common.table import failures, manifest_table, notes, parity_table, speed_table
 from common.timing import StepTimes, Timing
 
 
@@ -42,7 +43,7 @@ def test_one_row() -> None:
             "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x",
             "first s": "1.5", "total s": "3.25", "images/s": "400",
             "base MB": "1", "peak MB": "201", "used MB": "200", "saved": "0 %",
-            "loss": "0.125", "acc %": "75", "skips": "2", "status": "ok",
+            "loss": "0.125", "acc %": "75", "skips": "2", "parity": "-", "status": "ok",
         }
     ]  # fmt: skip
 
@@ -93,6 +94,33 @@ def test_notes_compare_the_starts() -> None:
 def test_the_manifest_says_what_differs_by_precision() -> None:
     lines = manifest_table([FLOAT32, FLOAT16, make("torch", "tf32", 5, 200)], "tsv").splitlines()
     assert lines[-1].split("\t")[1].strip() == "32; mixed_float16: 16"
+
+
+GOOD = Check("C2 gradient", 0.5, 2.0, True, "ordinary, conv1/kernel")
+BAD = Check("C1 logits", 3.0, 2.0, False, "right")
+NOT_FINITE = Check("C5 loss scale", None, 0.0, False, "loss scale")
+
+
+def test_parity_names_the_check_that_failed_worst() -> None:
+    rows = [replace(FLOAT32, checks=checks) for checks in ([GOOD], [GOOD, BAD], [BAD, NOT_FINITE])]
+    assert [cells(row)[0]["parity"] for row in rows] == ["pass", "C1 logits", "C5 loss scale"]
+
+
+def test_the_parity_table_shows_fractions_of_the_bounds() -> None:
+    (entry,) = judge([replace(FLOAT32, checks=[GOOD]), replace(make("tensorflow", "float32", 4, 50), checks=[BAD])])
+    header, line = (text.split("\t") for text in parity_table([entry], "tsv").splitlines())
+    table = dict(zip((name.strip() for name in header), (cell.strip() for cell in line), strict=True))
+    assert (table["C1 logits"], table["C2 gradient"], table["C3 loss"], table["parity"]) == (
+        "1.50",
+        "0.25",
+        "-",
+        "FAIL",
+    )
+
+
+def test_a_failure_names_check_framework_tensor_and_factor() -> None:
+    entries = judge([replace(FLOAT32, checks=[GOOD, BAD])])
+    assert failures(entries) == ["float32: C1 logits failed, torch: right: 3, bound 2, 1.5 times"]
 
 
 def test_no_rows_that_ran() -> None:

@@ -3,6 +3,8 @@
 Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -58,6 +60,16 @@ def load_weights(model: ConvNet, weights: Weights) -> None:
 def export_weights(model: ConvNet) -> Weights:
     """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
     return {name: variable.numpy().copy() for name, variable in _variables(model).items()}
+
+
+def load_gradients(model: ConvNet, gradients: Weights) -> list[tf.Tensor]:
+    """Turn named gradients, in Keras' layouts, into tensors in the order of the variables."""
+    return [tf.constant(gradients[name], variable.dtype) for name, variable in _variables(model).items()]
+
+
+def export_gradients(model: ConvNet, gradients: Sequence[tf.Tensor]) -> Weights:
+    """Copy gradients, given in the order of the variables, to NumPy in Keras' names and layouts."""
+    return {name: gradient.numpy() for name, gradient in zip(_variables(model), gradients, strict=True)}
 
 
 def _variables(model: ConvNet) -> dict[str, keras.Variable]:

@@ -10,6 +10,7 @@ from common.config import Precision, RunConfig
 from common.data import draw_data, fingerprint, join_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
+from common.parity import check_start
 from common.recorder import OnEvent, Recorder
 from common.results import RowResult, make_row
 from common.weights import draw_weights
@@ -25,9 +26,10 @@ from tf_impl.device import (
 )
 from tf_impl.fit import fit
 from tf_impl.model import build_model, export_weights, load_weights
-from tf_impl.optimizer import make_optimizer
+from tf_impl.optimizer import loss_scale, make_optimizer
 from tf_impl.precision import variable_dtype
-from tf_impl.train import Step, compiled, fetch
+from tf_impl.probe import probe
+from tf_impl.train import Step, compiled, fetch, train_step
 
 
 def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
@@ -38,6 +40,8 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
     set_tf32(config.precision is Precision.TF32)
+
+    checks = probe(config, device)  # before anything is timed or its memory read
 
     # Model.fit is given the data whole and cuts the batches itself.
     batch_size = config.data.images if config.execution.loop == "fit" else config.train.batch_size
@@ -60,7 +64,8 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
     optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
-    step = compiled(model, optimizer, config.execution.compile)
+    checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
+    step = compiled(train_step, model, optimizer, config.execution.compile)
 
     if config.execution.loop == "fit":
         fit(model, optimizer, *batches[0], config, recorder)
@@ -76,6 +81,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         timing=recorder.timing(),
         memory=recorder.memory(),
         training=recorder.training(**hashes),
+        checks=checks,
     )
 
 

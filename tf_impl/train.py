@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from tf_impl.model import ConvNet
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
+
+T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -63,13 +65,13 @@ def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: 
     return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
 
 
-def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[tf.Tensor, tf.Tensor], Step]:
-    """Return train_step bound to model and optimizer: as a graph, or as a graph fused by XLA.
+def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[..., T]:
+    """Return train_step, or another function of this file, bound to model and optimizer: a graph, or one fused by XLA.
 
     Differs from torch_impl: the whole step is one graph. Never eager: on a CPU the bias gradients of eager bfloat16 are
     accumulated in bfloat16 and come out wrong.
     """
-    return tf.function(partial(train_step, model, optimizer), jit_compile=compile)
+    return tf.function(partial(function, model, optimizer), jit_compile=compile)
 
 
 def fetch(steps: Sequence[Step]) -> list[list[float]]:

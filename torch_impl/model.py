@@ -5,6 +5,7 @@ so that the bytes lie as in TensorFlow's (B, H, W, C).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -82,6 +83,23 @@ def export_weights(model: ConvNet) -> Weights:
     """Copy every weight to NumPy, in Keras' names and layouts, in the variables' own dtype."""
     return {
         name: _transpose(parameter.cpu().numpy(), (2, 3, 1, 0)).copy() for name, parameter in _parameters(model).items()
+    }
+
+
+@torch.no_grad()
+def load_gradients(model: ConvNet, gradients: Weights) -> list[torch.Tensor]:
+    """Turn named gradients, in Keras' layouts, into tensors in the parameters' order and memory layout."""
+    return [
+        torch.empty_like(parameter).copy_(torch.from_numpy(_transpose(gradients[name], (3, 2, 0, 1))))
+        for name, parameter in _parameters(model).items()
+    ]
+
+
+def export_gradients(model: ConvNet, gradients: Sequence[torch.Tensor]) -> Weights:
+    """Copy gradients, given in the order of the parameters, to NumPy in Keras' names and layouts."""
+    return {
+        name: _transpose(gradient.cpu().numpy(), (2, 3, 1, 0)).copy()
+        for name, gradient in zip(_parameters(model), gradients, strict=True)
     }
 
 

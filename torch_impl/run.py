@@ -10,6 +10,7 @@ from common.config import Precision, RunConfig
 from common.data import draw_data, fingerprint, join_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
+from common.parity import check_start
 from common.recorder import OnEvent, Recorder
 from common.results import RowResult, make_row
 from common.weights import draw_weights
@@ -24,9 +25,10 @@ from torch_impl.device import (
     to_host,
 )
 from torch_impl.model import build_model, export_weights, load_weights
-from torch_impl.optimizer import make_optimizer
+from torch_impl.optimizer import loss_scale, make_optimizer
 from torch_impl.precision import variable_dtype
-from torch_impl.train import Step, compiled, fetch
+from torch_impl.probe import probe
+from torch_impl.train import Step, compiled, fetch, train_step
 
 
 def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
@@ -37,6 +39,8 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
     set_tf32(config.precision is Precision.TF32)
+
+    checks = probe(config, device)  # before anything is timed or its memory read
 
     host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
     dtype = variable_dtype(config.precision)
@@ -57,7 +61,8 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
     optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
-    step = compiled(model, optimizer, config.execution.compile)
+    checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
+    step = compiled(train_step, model, optimizer, config.execution.compile)
 
     train_epochs(step, batches, config.train.epochs, recorder)
 
@@ -70,6 +75,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         timing=recorder.timing(),
         memory=recorder.memory(),
         training=recorder.training(**hashes),
+        checks=checks,
     )
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional
@@ -12,6 +12,8 @@ from torch.nn import functional
 from common.hardware import Unsupported
 from torch_impl.model import ConvNet
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
+
+T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -29,7 +31,8 @@ def binary_crossentropy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Ten
     Not binary_cross_entropy_with_logits, which cancels in float32 once a sample is confidently right (all of a loss of
     1e-7), and not BCELoss, which clamps a confidently wrong one.
     """
-    return (labels * functional.softplus(-logits) + (1 - labels) * functional.softplus(logits)).mean()
+    softplus = partial(functional.softplus, threshold=40)  # above it linear; the default of 20 shows in float64
+    return (labels * softplus(-logits) + (1 - labels) * softplus(logits)).mean()
 
 
 def binary_accuracy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -72,8 +75,8 @@ def train_step(model: ConvNet, optimizer: Optimizer, images: torch.Tensor, label
     return Step(loss, binary_accuracy(labels, logits), scale, applied_steps(optimizer))
 
 
-def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[torch.Tensor, torch.Tensor], Step]:
-    """Return train_step bound to model and optimizer: eager, or with the model's passes fused by torch.compile.
+def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[..., T]:
+    """Return train_step, or another function of this file, bound to model and optimizer: eager, or with fused passes.
 
     Raises Unsupported without a C++ compiler.
     Differs from tf_impl: only the model's forward and backward pass are compiled; loss, scaler and Adam stay eager.
@@ -83,7 +86,7 @@ def compiled(model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[[t
         if shutil.which(compiler) is None:
             raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
         model.logits.compile(dynamic=False)
-    return partial(train_step, model, optimizer)
+    return partial(function, model, optimizer)
 
 
 def fetch(steps: Sequence[Step]) -> list[list[float]]:

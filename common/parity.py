@@ -1,0 +1,278 @@
+"""Every check and every tolerance of the project, each with its reason.
+
+The rule: each framework is bounded on its own against float64 (reference.py), never by "the difference of the two is
+less than their errors", which a mistake on one side would pass. Where a precision rounds to 16 bits, the bound is a
+multiple of the *price* E0: the error of the emulator, which rounds exactly where Keras does and nowhere else. Rows in
+16 bits are bounded from below as well, so that mixed precision that is silently off is caught too.
+
+u is the unit roundoff; the relative error of x is |x - reference| / |reference|, norms over all entries.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.config import Precision, RunConfig
+from common.data import draw_data, fingerprint
+from common.hardware import slow_reason
+from common.probe import GRADIENT_SIZES, PROBE_LOSS_SCALE, Case, Updates, gradient_sizes
+from common.reference import ROUNDINGS, Evaluation, apply_gradients, binary_crossentropy, loss_and_gradients, make_state
+from common.weights import Weights, draw_weights
+
+ROUNDOFF = {
+    Precision.FLOAT64: 2.0**-53,
+    Precision.FLOAT32: 2.0**-24,
+    Precision.TF32: 2.0**-11,
+    Precision.MIXED_FLOAT16: 2.0**-11,
+    Precision.MIXED_BFLOAT16: 2.0**-8,
+}
+
+# A dot product of n rounded terms errs by about sqrt(n) u of its size; 4 leaves room for other orders of summing
+# (measured: up to 0.5 for logits, 1.33 for gradients).
+DOT_PRODUCT = 4.0
+
+# A right implementation makes 0.45 to 1.4 of the emulator's error: it may keep a sum in float32 that Keras stores.
+PRICES = 3.0
+
+# TensorFlow computes float16 convolution gradients on a CPU without XLA in Eigen kernels that sum in float16: up to 8.1
+# times the price.
+PRICES_EIGEN_FLOAT16 = 12.0
+
+# Where the CPU has no bfloat16 arithmetic, such kernels sum bfloat16 gradients in bfloat16. Rounding every partial sum
+# errs by u sqrt(B h w) of the terms, and by more of a sum in which they cancel: measured up to 2.1 u sqrt(B h w).
+EIGEN_BFLOAT16 = 3.0
+
+# Half of what mixed precision that is off would be below: it makes 1e-4 of the price and less; the least seen is 0.45.
+LEAST_SHARE_OF_PRICE = 0.25
+
+# exp and log of float32 are good to a few u; on a confidently right sample the loss is exp(-|z|), whose relative error
+# is |z| times that of z. Together 1e-6 for ordinary samples, 1e-5 at |z| = 14.
+LOSS = 8.0
+
+# Float32 Adam against its formula: Keras forms 1 - beta_2**t from a float32 beta_2**t, which alone puts the update
+# 6.4e-6 low at t = 1; PyTorch's own error is 1.5e-6. An epsilon without Keras' bias correction makes 5e-2 and more.
+ADAM_UPDATE = 5e-5
+
+# A whole training run in float32 or float64: rms of the loss difference over rms of the loss, between the frameworks or
+# between compiled and not. Measured: 6.7e-6, of which 6.4e-6 are Keras' beta_2**t; a wrong epsilon makes 7e-4.
+FLOAT32_TRAINING = 1e-4
+
+# Model.fit and our own loop call the same kernels in the same order.
+FIT_AGAINST_CUSTOM_LOOP = 0.0
+
+# Not of parity: a ruler of memory reads whole pages, beside an interpreter that allocates as well.
+KNOWN_ALLOCATION = 0.1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One check: what is compared, how far it may be off, and why so far."""
+
+    name: str
+    compares: str
+    bound: str
+    reason: str
+
+
+LOGITS = Rule(
+    "C1 logits",
+    "relative error of the logits of each probe case",
+    "float: 4 u sqrt(D), D inputs of the Dense layer; 16 bits: 3 E0",
+    "a sum of D rounded terms; in 16 bits what the dtype itself costs",
+)
+LABEL = Rule(
+    "C1 precision",
+    "E0 over the logits' error, and logits that the 16-bit type can't hold",
+    "4, and none",
+    "mixed precision that is silently off has next to no error",
+)
+GRADIENT = Rule(
+    "C2 gradient",
+    "relative error of the gradient of each weight in each probe case; infinite if it vanishes or overflows",
+    "float: 4 u (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4); TensorFlow on a CPU without XLA: float16 "
+    "12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w)",
+    "a sum over B h w pixels, and the logits' error, which exp passes on s-fold, s = max |z| (1 - |sigmoid(z) - y|); "
+    "of a tensor of one entry, or a gradient that few samples decide, the emulator's error may be small by luck, so E0 "
+    "is at least the median over the tensors",
+)
+LOSS_OF_LOGITS = Rule(
+    "C3 loss",
+    "relative error of the loss against the float64 loss of the implementation's own logits",
+    "8 u (2 + s) in the loss's dtype",
+    "softplus in float32; clipping or cancelling forms miss by 1e-2 and more",
+)
+OPTIMIZER = Rule(
+    "C4 optimizer",
+    "relative error of 50 Adam updates from gradients of 1e-3, 1e-5 and 1e-6, each size on its own",
+    "5e-5",
+    "Keras' own float32 beta_2**t costs 6.4e-6",
+)
+SCALER = Rule(
+    "C5 loss scale",
+    "steps at which the scale, or the number of updates so far, differs, under injected infinities",
+    "none",
+    "powers of two and counters are exact",
+)
+START = Rule(
+    "C7 start",
+    "data on the device, starting weights, dtypes of the weights, first loss scale",
+    "equal",
+    "they are drawn once for both",
+)
+
+RULES = (LOGITS, LABEL, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison that was made. difference is None where it was not finite. where: the tensor, case or step."""
+
+    name: str
+    difference: float | None
+    bound: float
+    passed: bool
+    where: str
+
+    @property
+    def fraction(self) -> float:
+        """difference / bound: 1 is the limit. Of a bound of 0, 0 where it holds and infinity elsewhere."""
+        if self.difference is None:
+            return math.inf
+        if self.bound == 0:
+            return math.inf if self.difference else 0.0
+        return self.difference / self.bound
+
+
+def compare(rule: Rule, difference: float, bound: float, where: str) -> Check:
+    """Hold a difference to its bound; one that is not a number fails."""
+    known = float(difference) if math.isfinite(difference) else None
+    return Check(rule.name, known, float(bound), bool(difference <= bound), where)
+
+
+def worst_first(checks: Iterable[Check]) -> list[Check]:
+    """By difference / bound; checks that failed come first in any case."""
+    return sorted(checks, key=lambda check: (check.passed, -check.fraction))
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """|value - reference| / |reference|; infinite if something is not finite, or vanishes where the reference does not.
+
+    Where both vanish it is 0.
+    """
+    size = float(np.linalg.norm(reference))
+    if not np.isfinite(value).all() or (size > 0 and not np.any(value)):
+        return math.inf
+    distance = float(np.linalg.norm(value - reference))
+    return distance / size if size > 0 else (math.inf if distance else 0.0)
+
+
+def worst_of_each_name(checks: Iterable[Check]) -> list[Check]:
+    """The worst check of each name, worst first."""
+    worst: dict[str, Check] = {}
+    for check in worst_first(checks):
+        worst.setdefault(check.name, check)
+    return list(worst.values())
+
+
+def joined(weights: Weights, names: Iterable[str]) -> np.ndarray:
+    """All entries of the named weights in one row, in float64."""
+    return np.concatenate([weights[name].astype(np.float64).ravel() for name in names])
+
+
+def rounds(precision: Precision) -> bool:
+    """Whether the precision rounds what float32 holds, so that bounds are multiples of the price."""
+    return precision not in (Precision.FLOAT64, Precision.FLOAT32)
+
+
+def gradient_bound(
+    config: RunConfig, device: dict[str, str], price: float, pixels: int, inputs: int, slope: float
+) -> float:
+    """C2's bound on one gradient. pixels: B h w; inputs: of the Dense layer; slope: s of the rule; price: E0."""
+    u = ROUNDOFF[config.precision]
+    if not rounds(config.precision):
+        return DOT_PRODUCT * u * (math.sqrt(pixels) + slope * math.sqrt(inputs))
+    floor = max(price, u / 2, slope * u / 4)
+    if config.framework == "tensorflow" and device["kind"] == "cpu" and not config.execution.compile:
+        if config.precision is Precision.MIXED_FLOAT16:
+            return PRICES_EIGEN_FLOAT16 * floor
+        if slow_reason(config.precision, device):
+            return max(PRICES * floor, EIGEN_BFLOAT16 * u * math.sqrt(pixels))
+    return PRICES * floor
+
+
+def check_case(
+    config: RunConfig, device: dict[str, str], case: Case, loss_scale: float, actual: Evaluation
+) -> list[Check]:
+    """C1 to C3 on one probe case; loss_scale is the scale that the gradients went through."""
+    precision = config.precision
+    reference = loss_and_gradients(case.weights, case.images, case.labels)
+    emulated = loss_and_gradients(case.weights, case.images, case.labels, ROUNDINGS[precision], loss_scale)
+    slope, inputs = _slope(reference.logits, case.labels), len(case.weights["dense/kernel"])
+
+    error = relative_error(actual.logits, reference.logits)
+    price = relative_error(emulated.logits, reference.logits)
+    bound = PRICES * price if rounds(precision) else DOT_PRODUCT * ROUNDOFF[precision] * math.sqrt(inputs)
+    checks = [compare(LOGITS, error, bound, case.name)]
+    if precision.compute_dtype not in ("float64", "float32"):
+        unheld = int(np.count_nonzero(ROUNDINGS[precision](actual.logits) != actual.logits))
+        checks.append(compare(LABEL, price / error if error else math.inf, 1 / LEAST_SHARE_OF_PRICE, case.name))
+        checks.append(compare(LABEL, unheld, 0, f"{case.name}, logits not {precision.compute_dtype}"))
+
+    pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
+    each_price = {n: relative_error(emulated.gradients[n], gradient) for n, gradient in reference.gradients.items()}
+    usual_price = float(np.median(list(each_price.values())))
+    for name, gradient in reference.gradients.items():
+        bound = gradient_bound(config, device, max(each_price[name], usual_price), pixels, inputs, slope)
+        error = relative_error(actual.gradients[name], gradient)
+        checks.append(compare(GRADIENT, error, bound, f"{case.name}, {name}"))
+
+    loss_u = ROUNDOFF[Precision(precision.variable_dtype)]
+    loss_error = relative_error(np.array(actual.loss), np.array(binary_crossentropy(case.labels, actual.logits)))
+    return [*checks, compare(LOSS_OF_LOGITS, loss_error, LOSS * loss_u * (2 + slope), case.name)]
+
+
+def check_updates(config: RunConfig, start: Weights, gradients: Sequence[Weights], actual: Updates) -> list[Check]:
+    """C4 and C5: what the optimizer made of the gradients, which it was given one after the other."""
+    scaled = config.precision.scales_loss
+    state = make_state(start, PROBE_LOSS_SCALE, config.precision)
+    scales, applied = [], []
+    for step in gradients:
+        scales.append(state.loss_scale)
+        apply_gradients(state, step, config.train, PROBE_LOSS_SCALE if scaled else None)
+        applied.append(state.applied_steps)
+    checks = [
+        compare(SCALER, _mismatches(actual.loss_scale, scales), 0, "loss scale"),
+        compare(SCALER, _mismatches(actual.applied_steps, applied), 0, "updates so far"),
+    ]
+    sizes = np.concatenate([gradient_sizes(array.shape).ravel() for array in start.values()])
+    change, expected = (joined(weights, start) - joined(start, start) for weights in (actual.weights, state.weights))
+    for size in GRADIENT_SIZES:
+        error = relative_error(change[sizes == size], expected[sizes == size])
+        checks.append(compare(OPTIMIZER, error, ADAM_UPDATE, f"gradients of {size:g}"))
+    return checks
+
+
+def check_start(config: RunConfig, data_sha256: str, exported: Weights, loss_scale: float) -> list[Check]:
+    """C7: the data as read back from the device, the weights before the first step, their dtypes, the first scale."""
+    drawn = draw_weights(config.model, config.data.seed)
+    differing = sum(not np.array_equal(exported[name], array) for name, array in drawn.items())
+    dtypes = sum(array.dtype.name != config.precision.variable_dtype for array in exported.values())
+    scale = config.loss_scale.initial_scale if config.precision.scales_loss else 1.0
+    return [
+        compare(START, int(data_sha256 != fingerprint(*draw_data(config.data))), 0, "data on the device"),
+        compare(START, differing, 0, "starting weights"),
+        compare(START, dtypes, 0, f"weights not {config.precision.variable_dtype}"),
+        compare(START, abs(loss_scale - scale), 0, "first loss scale"),
+    ]
+
+
+def _slope(logits: np.ndarray, labels: np.ndarray) -> float:
+    """By what factor sigmoid(z) - y passes on a relative error of z, at most: |z| (1 - |sigmoid(z) - y|)."""
+    wrongness = np.where(labels > 0, -logits, logits)  # large where the sample is confidently wrong
+    return float(np.max(np.abs(logits) * np.exp(-np.logaddexp(0, wrongness))))
+
+
+def _mismatches(actual: Sequence[float], expected: Sequence[float]) -> int:
+    return int(np.count_nonzero(np.array(actual) != np.array(expected)))

@@ -1,0 +1,226 @@
+"""The experiment in float64 NumPy: what both frameworks are held against.
+
+The same names as in tf_impl/train.py and torch_impl/train.py: loss_and_gradients, apply_gradients, train_step. With a
+rounding other than `exact` this is an emulator: it rounds to 16 bits exactly where Keras stores a 16-bit tensor, so its
+distance to the exact reference is what the dtype costs on these data, whoever computes it.
+
+Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from common.config import LOSS_SCALE_BACKOFF, LOSS_SCALE_GROWTH, LossScaleConfig, Precision, TrainConfig
+from common.weights import Weights
+
+Rounding = Callable[[np.ndarray], np.ndarray]
+
+
+def exact(values: np.ndarray) -> np.ndarray:
+    """No rounding at all."""
+    return values
+
+
+def round_to_float16(values: np.ndarray) -> np.ndarray:
+    """To the nearest float16, ties to even: above 65504 to infinity, below 3e-8 to 0."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float64)
+
+
+def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """To the nearest bfloat16: float32 with 8 instead of 24 bits of precision."""
+    return _drop_bits(values, 16)
+
+
+def round_to_tf32(values: np.ndarray) -> np.ndarray:
+    """To the nearest TF32: float32 with 11 instead of 24 bits of precision."""
+    return _drop_bits(values, 13)
+
+
+ROUNDINGS: dict[Precision, Rounding] = {
+    Precision.FLOAT64: exact,
+    Precision.FLOAT32: exact,
+    Precision.TF32: round_to_tf32,
+    Precision.MIXED_FLOAT16: round_to_float16,
+    Precision.MIXED_BFLOAT16: round_to_bfloat16,
+}
+
+
+class Evaluation(NamedTuple):
+    """One forward and backward pass: mean loss, logits (B, 1), and the gradients of the *unscaled* loss."""
+
+    loss: float
+    logits: np.ndarray
+    gradients: Weights
+
+
+class Step(NamedTuple):
+    """One training step; all but applied_steps are taken before the update."""
+
+    loss: float
+    logits: np.ndarray
+    loss_scale: float
+    applied_steps: int
+
+
+@dataclass
+class State:
+    """Weights, Adam's moments and the loss scaler. applied_steps is Adam's t: steps that overflowed do not count."""
+
+    weights: Weights
+    first_moments: Weights
+    second_moments: Weights
+    loss_scale: float
+    applied_steps: int = 0
+    finite_steps: int = 0
+
+
+def make_state(weights: Weights, loss_scale: LossScaleConfig, precision: Precision) -> State:
+    """The state before the first step; without loss scaling the scale is 1."""
+    zeros = {name: np.zeros(array.shape) for name, array in weights.items()}
+    return State(
+        weights={name: array.astype(np.float64) for name, array in weights.items()},
+        first_moments=zeros,
+        second_moments=dict(zeros),
+        loss_scale=loss_scale.initial_scale if precision.scales_loss else 1.0,
+    )
+
+
+def binary_crossentropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean of y softplus(-z) + (1 - y) softplus(z), which neither overflows nor cancels."""
+    return float(np.mean(labels * np.logaddexp(0, -logits) + (1 - labels) * np.logaddexp(0, logits)))
+
+
+def binary_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Share of the batch whose probability is above 0.5 exactly where the label is 1."""
+    return float(np.mean((logits > 0) == (labels > 0)))
+
+
+@np.errstate(invalid="ignore")  # inf - inf, where the emulator has overflowed as float16 does
+def loss_and_gradients(
+    weights: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding = exact, loss_scale: float = 1.0
+) -> Evaluation:
+    """Forward and backward pass of the model; images (B, H, W, C), labels (B, 1) in {0, 1}.
+
+    Every stored tensor goes through `rounding`, and so does the gradient of the scaled loss on its way back through it.
+    Each layer is a product of patches and kernel: a (B, h, w, k*k*C) by (k*k*C, F) one, by the chain rule for matrix
+    products dK = patches^T d and dpatches = d K^T.
+    """
+    rounded = {name: rounding(array.astype(np.float64)) for name, array in weights.items()}
+    *convolutions, _ = dict.fromkeys(name.partition("/")[0] for name in weights)
+
+    features, patches = rounding(images.astype(np.float64)), {}
+    for layer in convolutions:
+        kernel = rounded[f"{layer}/kernel"]
+        patches[layer] = _patches(features, kernel.shape[0])
+        products = rounding(patches[layer] @ kernel.reshape(-1, kernel.shape[-1]))
+        features = rounding(products + rounded[f"{layer}/bias"])
+    flat = features.reshape(len(features), -1)
+    logits = rounding(rounding(flat @ rounded["dense/kernel"]) + rounded["dense/bias"])
+
+    slope = (1 - labels) * _sigmoid(logits) - labels * _sigmoid(-logits)  # sigmoid(z) - y, without cancelling
+    d_logits = rounding(loss_scale * slope / len(labels))
+    gradients = {"dense/bias": d_logits.sum(axis=0), "dense/kernel": flat.T @ d_logits}
+    d_features = (d_logits @ rounded["dense/kernel"].T).reshape(features.shape)
+    for layer in reversed(convolutions):
+        d_products = rounding(d_features)
+        kernel = rounded[f"{layer}/kernel"]
+        columns = patches[layer].reshape(-1, patches[layer].shape[-1])
+        gradients[f"{layer}/bias"] = d_products.sum(axis=(0, 1, 2))
+        gradients[f"{layer}/kernel"] = (columns.T @ d_products.reshape(len(columns), -1)).reshape(kernel.shape)
+        if layer != convolutions[0]:
+            d_features = _fold(d_products @ kernel.reshape(-1, kernel.shape[-1]).T, kernel.shape[0])
+    unscaled = {name: rounding(gradients[name]) / loss_scale for name in weights}
+    return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
+
+
+def apply_gradients(state: State, gradients: Weights, train: TrainConfig, loss_scale: LossScaleConfig | None) -> None:
+    """Take Adam's step with unscaled gradients; with loss scaling, skip it where one is not finite and halve the scale.
+
+    Adam as Keras defines it: Kingma & Ba 2015, the form at the end of section 2, where epsilon joins sqrt(v) before the
+    bias correction. The scale doubles after growth_interval finite steps in a row. loss_scale None: no loss scaling.
+    """
+    if loss_scale:
+        if not all(np.isfinite(gradient).all() for gradient in gradients.values()):
+            state.loss_scale *= LOSS_SCALE_BACKOFF
+            state.finite_steps = 0
+            return
+        state.finite_steps += 1
+        if state.finite_steps == loss_scale.growth_interval:
+            state.loss_scale *= LOSS_SCALE_GROWTH
+            state.finite_steps = 0
+    state.applied_steps += 1
+    t = state.applied_steps
+    alpha = train.learning_rate * np.sqrt(1 - train.beta_2**t) / (1 - train.beta_1**t)
+    for name, gradient in gradients.items():
+        m = train.beta_1 * state.first_moments[name] + (1 - train.beta_1) * gradient
+        v = train.beta_2 * state.second_moments[name] + (1 - train.beta_2) * gradient**2
+        state.first_moments[name], state.second_moments[name] = m, v
+        state.weights[name] = state.weights[name] - alpha * m / (np.sqrt(v) + train.epsilon)
+
+
+def train_step(
+    state: State,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: TrainConfig,
+    loss_scale: LossScaleConfig,
+    precision: Precision,
+    rounding: Rounding,
+) -> Step:
+    """One step, or a skipped one where the precision scales the loss and a gradient overflows."""
+    scale = state.loss_scale
+    loss, logits, gradients = loss_and_gradients(state.weights, images, labels, rounding, scale)
+    apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
+    return Step(loss, logits, scale, state.applied_steps)
+
+
+def train_steps(
+    weights: Weights,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    train: TrainConfig,
+    loss_scale: LossScaleConfig,
+    precision: Precision,
+    rounding: Rounding,
+) -> tuple[list[Step], Weights]:
+    """Train from the weights for train.epochs over the batches; returns every step and the final weights."""
+    state = make_state(weights, loss_scale, precision)
+    steps = [
+        train_step(state, images, labels, train, loss_scale, precision, rounding)
+        for _ in range(train.epochs)
+        for images, labels in batches
+    ]
+    return steps, state.weights
+
+
+def _patches(features: np.ndarray, size: int) -> np.ndarray:
+    """(B, H, W, C) to (B, h, w, size*size*C): what each output pixel of a valid convolution sees."""
+    height, width = features.shape[1] - size + 1, features.shape[2] - size + 1
+    offsets = [(row, column) for row in range(size) for column in range(size)]
+    return np.concatenate([features[:, r : r + height, c : c + width] for r, c in offsets], axis=-1)
+
+
+def _fold(patches: np.ndarray, size: int) -> np.ndarray:
+    """Undo _patches by adding up what overlaps: the gradient of it."""
+    batch, height, width, _ = patches.shape
+    blocks = np.split(patches, size * size, axis=-1)
+    features = np.zeros((batch, height + size - 1, width + size - 1, blocks[0].shape[-1]))
+    for number, block in enumerate(blocks):
+        row, column = divmod(number, size)
+        features[:, row : row + height, column : column + width] += block
+    return features
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)))
+
+
+def _drop_bits(values: np.ndarray, count: int) -> np.ndarray:
+    """Round float32 to `count` bits less, ties to even: add half of the last kept place (less one for ties), cut."""
+    bits = values.astype(np.float32).view(np.uint32)
+    tie = (bits >> np.uint32(count)) & np.uint32(1)
+    rounded = (bits + (np.uint32(2 ** (count - 1) - 1) + tie)) & np.uint32(2**32 - 2**count)
+    return np.asarray(rounded.view(np.float32), np.float64)

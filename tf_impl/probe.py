@@ -1,0 +1,60 @@
+"""What the parity checks look at: passes and updates on given inputs, by the path that the row trains with."""
+
+from collections.abc import Sequence
+
+from common.config import RunConfig
+from common.parity import Check, check_case, check_updates
+from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_cases, draw_updates
+from common.reference import Evaluation
+from common.weights import Weights
+from tf_impl.device import describe_device, to_device
+from tf_impl.model import ConvNet, build_model, export_gradients, export_weights, load_gradients, load_weights
+from tf_impl.optimizer import Optimizer, applied_steps, loss_scale, make_optimizer
+from tf_impl.precision import variable_dtype
+from tf_impl.train import apply_gradients, compiled, loss_and_gradients
+
+
+def probe(config: RunConfig, device: str) -> list[Check]:
+    """Checks C1 to C5 on the small probe model, with this row's precision, compile mode and Adam."""
+    cases, gradients = draw_cases(), draw_updates(config.precision)
+    model = build_model(PROBE_MODEL, config.precision, device)
+    optimizer = make_optimizer(model, config.train, PROBE_LOSS_SCALE, config.precision)
+    evaluations = evaluate(model, optimizer, config, device, cases)
+    scale = float(loss_scale(optimizer))
+    checks = [
+        check
+        for case, evaluation in zip(cases, evaluations, strict=True)
+        for check in check_case(config, describe_device(device), case, scale, evaluation)
+    ]
+    start = {name: 0 * array for name, array in cases[0].weights.items()}
+    return checks + check_updates(config, start, gradients, update(model, optimizer, config, start, gradients))
+
+
+def evaluate(
+    model: ConvNet, optimizer: Optimizer, config: RunConfig, device: str, cases: Sequence[Case]
+) -> list[Evaluation]:
+    """Loss, logits and unscaled gradients of every case, all of one shape; the model keeps the last case's weights."""
+    function = compiled(loss_and_gradients, model, optimizer, config.execution.compile)
+    scale = float(loss_scale(optimizer))
+    evaluations = []
+    for case in cases:
+        load_weights(model, case.weights)
+        images, labels = to_device(case.images, case.labels, device, variable_dtype(config.precision))
+        loss, logits, gradients = function(images, labels)
+        named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
+        evaluations.append(Evaluation(float(loss), logits.numpy(), named))
+    return evaluations
+
+
+def update(
+    model: ConvNet, optimizer: Optimizer, config: RunConfig, start: Weights, gradients: Sequence[Weights]
+) -> Updates:
+    """Apply unscaled gradients one after the other, from the weights `start`."""
+    load_weights(model, start)
+    function = compiled(apply_gradients, model, optimizer, config.execution.compile)
+    scales, applied = [], []
+    for step in gradients:
+        scales.append(loss_scale(optimizer))
+        function([optimizer.scale_loss(gradient) for gradient in load_gradients(model, step)])
+        applied.append(applied_steps(optimizer))
+    return Updates([float(scale) for scale in scales], [float(t) for t in applied], export_weights(model))
