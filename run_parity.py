@@ -13,17 +13,19 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate_formats
 
+from common.agreement import check_pairs, complete_checks
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.hardware import cpu_name
-from common.launch import launch_row
+from common.launch import arrays_file, launch_row
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
-from common.results import Results, RowResult, Status, judge, make_row, read_json, write_json
-from common.table import failures, manifest_table, notes, parity_table, speed_table
+from common.results import Arrays, Results, RowResult, Status, judge, make_row, read_arrays, read_json, write_json
+from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -43,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = plan(parser, arguments)
     output = prepare_output(parser, arguments.output, arguments.resume)
     earlier = read_earlier(parser, output / "results.json") if arguments.resume else []
-    finished = {row.config: row for row in earlier if row.status is Status.OK}
+    finished = {row.config: row for row in earlier if row.status is Status.OK and has_arrays(output, row)}
     command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
-    results = Results(command=command, environment=describe_parent(), rows=beside(earlier, configs))
+    results = Results(command=command, environment=describe_parent(), rows=beside(output, earlier, configs))
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
 
     interrupted = False
@@ -65,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if interrupted:
                 break
 
+    if not arguments.quiet:
+        print("holding the runs to float64 and to each other", file=sys.stderr)
+    arrays_of = partial(arrays_in, output)
+    rows = complete_checks(results.rows, arrays_of)
+    results = replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
+    write_json(output / "results.json", results)
     print_tables(results, arguments.format)
     if not arguments.quiet:
         print(f"results: {output / 'results.json'}", file=sys.stderr)
@@ -162,14 +170,26 @@ def read_earlier(parser: Parser, path: Path) -> list[RowResult]:
         parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
 
 
-def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
+def arrays_in(output: Path, row: RowResult) -> Arrays:
+    """What the row computed, from its folder in the output."""
+    return read_arrays(arrays_file(output / "rows" / row.config.row_id))
+
+
+def has_arrays(output: Path, row: RowResult) -> bool:
+    """Whether they are still there; without them the row can't be compared and has to run again."""
+    return arrays_file(output / "rows" / row.config.row_id).exists()
+
+
+def beside(output: Path, earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
     """The earlier rows that stay as they are: rows of the same experiment that are not asked for again."""
     asked = {config.row_id for config in configs}
     experiments = {(config.data, config.model, config.train) for config in configs}
     return [
         row
         for row in earlier
-        if row.config.row_id not in asked and (row.config.data, row.config.model, row.config.train) in experiments
+        if has_arrays(output, row)
+        and row.config.row_id not in asked
+        and (row.config.data, row.config.model, row.config.train) in experiments
     ]
 
 
@@ -186,8 +206,9 @@ def print_tables(results: Results, tablefmt: str) -> None:
         print(f"- {note}")
     if results.parity:
         print(f"\n{parity_table(results.parity, tablefmt)}")
-        for failure in failures(results.parity):
-            print(f"- {failure}")
+        print()
+        for note in [*failures(results.parity), *extents(results.parity)]:
+            print(f"- {note}")
     print(f"\n{manifest_table(results.rows, tablefmt)}")
 
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from common.config import RunConfig
 from common.recorder import OnEvent
-from common.results import RowResult, Status, make_row, read_json, write_json
+from common.results import RowResult, Status, make_row, read_arrays, read_json, write_json
 
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 GRACE_S = 5.0  # between asking a worker to end and ending it
@@ -33,7 +33,8 @@ def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, o
     """
     folder.mkdir(parents=True, exist_ok=True)
     config_file, result_file, log_file = folder / "config.json", folder / "result.json", folder / "log.txt"
-    result_file.unlink(missing_ok=True)
+    for stale in (result_file, arrays_file(folder)):
+        stale.unlink(missing_ok=True)
     write_json(config_file, config)
     command = [python, "-m", MODULES[config.framework], "--config", str(config_file), "--result", str(result_file)]
     with log_file.open("wb") as log, _process(command, log) as process, _deadline(process, timeout_s) as expired:
@@ -46,11 +47,18 @@ def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, o
         return _failed(config, exit_code, log_file, log_name)
     try:
         row = read_json(result_file, RowResult)
+        if row.status is Status.OK and row.config == config:
+            read_arrays(arrays_file(folder))
     except (OSError, ValueError) as error:
         return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}", log=log_name)
     if row.config != config:
         return make_row(config, Status.NO_RESULT, "the result is of another config", log=log_name)
     return replace(row, log=log_name)
+
+
+def arrays_file(folder: Path) -> Path:
+    """Where the worker of a row puts its arrays."""
+    return folder / "arrays.npz"
 
 
 @contextmanager

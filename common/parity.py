@@ -59,6 +59,20 @@ ADAM_UPDATE = 5e-5
 # between compiled and not. Measured: 6.7e-6, of which 6.4e-6 are Keras' beta_2**t; a wrong epsilon makes 7e-4.
 FLOAT32_TRAINING = 1e-4
 
+# Where what a rounding has grown into reaches a tenth of the loss, the next errors no longer add up but decide what is
+# computed: the price says nothing from there on.
+CHAOS = 0.1
+
+# What Keras' own float32 beta_2**t leaves of an update, in float64 rows too: the smallest known difference of two right
+# implementations, whose growth shows how a training run amplifies one.
+KERAS_UPDATE = 6.4e-6
+
+# A natural overflow may fall on either side of 65504 by a rounding: one step in sixty, and one in a shorter run.
+STEPS_TO_A_DOUBTFUL_SKIP = 60
+
+# The mean that an epoch reports, from its own steps' losses: only the roundings of a float64 sum.
+EPOCH_LOSS = 1e-12
+
 # Model.fit and our own loop call the same kernels in the same order.
 FIT_AGAINST_CUSTOM_LOOP = 0.0
 
@@ -71,6 +85,7 @@ class Rule:
     """One check: what is compared, how far it may be off, and why so far."""
 
     name: str
+    part: str  # the column of the parity table
     compares: str
     bound: str
     reason: str
@@ -78,18 +93,21 @@ class Rule:
 
 LOGITS = Rule(
     "C1 logits",
+    "logits",
     "relative error of the logits of each probe case",
     "float: 4 u sqrt(D), D inputs of the Dense layer; 16 bits: 3 E0",
     "a sum of D rounded terms; in 16 bits what the dtype itself costs",
 )
 LABEL = Rule(
     "C1 precision",
+    "logits",
     "E0 over the logits' error, and logits that the 16-bit type can't hold",
     "4, and none",
     "mixed precision that is silently off has next to no error",
 )
 GRADIENT = Rule(
     "C2 gradient",
+    "gradient",
     "relative error of the gradient of each weight in each probe case; infinite if it vanishes or overflows",
     "float: 4 u (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4); TensorFlow on a CPU without XLA: float16 "
     "12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w)",
@@ -99,30 +117,102 @@ GRADIENT = Rule(
 )
 LOSS_OF_LOGITS = Rule(
     "C3 loss",
+    "loss",
     "relative error of the loss against the float64 loss of the implementation's own logits",
     "8 u (2 + s) in the loss's dtype",
     "softplus in float32; clipping or cancelling forms miss by 1e-2 and more",
 )
 OPTIMIZER = Rule(
     "C4 optimizer",
+    "optimizer",
     "relative error of 50 Adam updates from gradients of 1e-3, 1e-5 and 1e-6, each size on its own",
     "5e-5",
     "Keras' own float32 beta_2**t costs 6.4e-6",
 )
 SCALER = Rule(
     "C5 loss scale",
+    "loss scale",
     "steps at which the scale, or the number of updates so far, differs, under injected infinities",
     "none",
     "powers of two and counters are exact",
 )
+FIRST_GRADIENT = Rule(
+    "C6 first gradient",
+    "gradient",
+    "relative error of the gradient of each weight on the run's first batch and starting weights",
+    "as C2; float: times the sum of |sigmoid(z) - y| over |the sum|",
+    "as C2; in a batch with about as many labels of 0 as of 1 the terms cancel",
+)
+LOSS_CURVE = Rule(
+    "C6 loss curve",
+    "training",
+    "rms of the difference to the reference's loss over the run, over rms of the reference's",
+    "float: 1e-4; 16 bits: 3 E0 of the curve",
+    "compared up to the step from which a rounding decides what is computed; a run too large for NumPy is held to a "
+    "float64 row of its framework, and E0 is that of the first gradient times what the two float64 rows' growing apart "
+    "shows of amplification",
+)
+UPDATE = Rule(
+    "C6 update",
+    "training",
+    "relative error of the final less the starting weights, where every step can be compared",
+    "float: 1e-4; 16 bits: 3 E0 of the update",
+    "what a rounding in each step adds up to",
+)
+EPOCH = Rule(
+    "C6 epoch loss",
+    "training",
+    "relative difference to the mean over the samples of the row's own steps",
+    "1e-12",
+    "a mean over batches is wrong where the last batch is smaller",
+)
+SCALE_TRACE = Rule(
+    "C6 scale trace",
+    "loss scale",
+    "steps whose scale does not follow from the steps skipped before",
+    "none",
+    "halved after each skipped step, doubled after growth_interval others, from the initial scale",
+)
+SKIPPED = Rule(
+    "C6 skips",
+    "loss scale",
+    "steps that are skipped by the row or by the emulator alone",
+    "one in 60, and one in a shorter run",
+    "whether a gradient overflows at 65504 may be decided by a rounding",
+)
 START = Rule(
     "C7 start",
+    "start",
     "data on the device, starting weights, dtypes of the weights, first loss scale",
     "equal",
     "they are drawn once for both",
 )
 
-RULES = (LOGITS, LABEL, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START)
+PAIR_GRADIENT = Rule(
+    "C8 first gradient",
+    "pair",
+    "relative difference between the two frameworks' gradients on the run's first batch",
+    "as C6",
+    "never without C1 to C7, which one mistake made twice does not pass",
+)
+PAIR_LOSS = Rule(
+    "C8 loss curve",
+    "pair",
+    "rms of the difference between the two frameworks' losses, over rms of the loss",
+    LOSS_CURVE.bound,
+    PAIR_GRADIENT.reason,
+)
+PAIR_UPDATE = Rule(
+    "C8 update", "pair", "relative difference between the two frameworks' updates", UPDATE.bound, PAIR_GRADIENT.reason
+)
+PAIR_SKIPPED = Rule("C8 skips", "pair", "steps that are skipped by one framework alone", SKIPPED.bound, SKIPPED.reason)
+
+RULES = (
+    LOGITS, LABEL, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER,
+    FIRST_GRADIENT, LOSS_CURVE, UPDATE, EPOCH, SCALE_TRACE, SKIPPED,
+    START,
+    PAIR_GRADIENT, PAIR_LOSS, PAIR_UPDATE, PAIR_SKIPPED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,9 +236,10 @@ class Check:
 
 
 def compare(rule: Rule, difference: float, bound: float, where: str) -> Check:
-    """Hold a difference to its bound; one that is not a number fails."""
+    """Hold a difference to its bound; where one of them is not a finite number, it fails."""
     known = float(difference) if math.isfinite(difference) else None
-    return Check(rule.name, known, float(bound), bool(difference <= bound), where)
+    limit = float(bound) if math.isfinite(bound) else 0.0
+    return Check(rule.name, known, limit, known is not None and known <= limit, where)
 
 
 def worst_first(checks: Iterable[Check]) -> list[Check]:
@@ -186,20 +277,31 @@ def rounds(precision: Precision) -> bool:
     return precision not in (Precision.FLOAT64, Precision.FLOAT32)
 
 
-def gradient_bound(
-    config: RunConfig, device: dict[str, str], price: float, pixels: int, inputs: int, slope: float
-) -> float:
-    """C2's bound on one gradient. pixels: B h w; inputs: of the Dense layer; slope: s of the rule; price: E0."""
-    u = ROUNDOFF[config.precision]
-    if not rounds(config.precision):
-        return DOT_PRODUCT * u * (math.sqrt(pixels) + slope * math.sqrt(inputs))
-    floor = max(price, u / 2, slope * u / 4)
-    if config.framework == "tensorflow" and device["kind"] == "cpu" and not config.execution.compile:
-        if config.precision is Precision.MIXED_FLOAT16:
-            return PRICES_EIGEN_FLOAT16 * floor
-        if slow_reason(config.precision, device):
-            return max(PRICES * floor, EIGEN_BFLOAT16 * u * math.sqrt(pixels))
-    return PRICES * floor
+def prices(config: RunConfig, device: dict[str, str]) -> float:
+    """How many times E0 a gradient, and what training makes of it, may be off."""
+    eigen_float16 = _in_eigen(config, device) and config.precision is Precision.MIXED_FLOAT16
+    return PRICES_EIGEN_FLOAT16 if eigen_float16 else PRICES
+
+
+def gradient_bounds(
+    config: RunConfig, device: dict[str, str], case: Case, reference: Evaluation, emulated: Evaluation
+) -> dict[str, float]:
+    """C2's bound on the gradient of each weight in the case."""
+    slope, inputs = _slope(reference.logits, case.labels), len(case.weights["dense/kernel"])
+    pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
+    price = {n: relative_error(emulated.gradients[n], gradient) for n, gradient in reference.gradients.items()}
+    usual = float(np.median(list(price.values())))
+    return {n: _gradient_bound(config, device, max(price[n], usual), pixels, inputs, slope) for n in price}
+
+
+def check_gradients(
+    rule: Rule, where: str, actual: Weights, reference: Weights, bounds: dict[str, float]
+) -> list[Check]:
+    """Compare the gradient of each weight; `where` says on which data."""
+    return [
+        compare(rule, relative_error(actual[name], reference[name]), bound, f"{where}, {name}")
+        for name, bound in bounds.items()
+    ]
 
 
 def check_case(
@@ -220,14 +322,8 @@ def check_case(
         checks.append(compare(LABEL, price / error if error else math.inf, 1 / LEAST_SHARE_OF_PRICE, case.name))
         checks.append(compare(LABEL, unheld, 0, f"{case.name}, logits not {precision.compute_dtype}"))
 
-    pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
-    each_price = {n: relative_error(emulated.gradients[n], gradient) for n, gradient in reference.gradients.items()}
-    usual_price = float(np.median(list(each_price.values())))
-    for name, gradient in reference.gradients.items():
-        bound = gradient_bound(config, device, max(each_price[name], usual_price), pixels, inputs, slope)
-        error = relative_error(actual.gradients[name], gradient)
-        checks.append(compare(GRADIENT, error, bound, f"{case.name}, {name}"))
-
+    bounds = gradient_bounds(config, device, case, reference, emulated)
+    checks += check_gradients(GRADIENT, case.name, actual.gradients, reference.gradients, bounds)
     loss_u = ROUNDOFF[Precision(precision.variable_dtype)]
     loss_error = relative_error(np.array(actual.loss), np.array(binary_crossentropy(case.labels, actual.logits)))
     return [*checks, compare(LOSS_OF_LOGITS, loss_error, LOSS * loss_u * (2 + slope), case.name)]
@@ -266,6 +362,28 @@ def check_start(config: RunConfig, data_sha256: str, exported: Weights, loss_sca
         compare(START, dtypes, 0, f"weights not {config.precision.variable_dtype}"),
         compare(START, abs(loss_scale - scale), 0, "first loss scale"),
     ]
+
+
+def _gradient_bound(
+    config: RunConfig, device: dict[str, str], price: float, pixels: int, inputs: int, slope: float
+) -> float:
+    """pixels: B h w; inputs: of the Dense layer; slope: s of the rule; price: E0."""
+    u = ROUNDOFF[config.precision]
+    if not rounds(config.precision):
+        return DOT_PRODUCT * u * (math.sqrt(pixels) + slope * math.sqrt(inputs))
+    bound = prices(config, device) * max(price, u / 2, slope * u / 4)
+    if (
+        _in_eigen(config, device)
+        and config.precision is Precision.MIXED_BFLOAT16
+        and slow_reason(config.precision, device)
+    ):
+        return max(bound, EIGEN_BFLOAT16 * u * math.sqrt(pixels))
+    return bound
+
+
+def _in_eigen(config: RunConfig, device: dict[str, str]) -> bool:
+    """Whether TensorFlow's own CPU kernels compute the gradients."""
+    return config.framework == "tensorflow" and device["kind"] == "cpu" and not config.execution.compile
 
 
 def _slope(logits: np.ndarray, labels: np.ndarray) -> float:

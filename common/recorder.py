@@ -10,11 +10,14 @@ import numpy as np
 
 from common.config import RunConfig
 from common.memory import Memory, MemoryReading, summarize_memory
-from common.results import Status, Training
+from common.results import Arrays, Status, Training
 from common.timing import EpochClock, Timing
 
 # What a row tells while it runs: {"event": "epoch", "epoch": 1, "epochs": 10, "seconds": ..., "loss": ..., ...}.
 OnEvent = Callable[[dict[str, Any]], None]
+
+# Given what a row computed, once it is trained.
+OnArrays = Callable[[Arrays], None]
 
 # Each step's loss, accuracy, loss scale and number of updates so far, as four lists.
 Columns = Sequence[Sequence[float]]

@@ -7,14 +7,22 @@ distance to the exact reference is what the dtype costs on these data, whoever c
 Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from common.config import LOSS_SCALE_BACKOFF, LOSS_SCALE_GROWTH, LossScaleConfig, Precision, TrainConfig
+from common.data import split_batches
+from common.hardware import available_cores
 from common.weights import Weights
+
+# Entries of the largest tensor in one part of a batch: 64 MB.
+PART_ENTRIES = 2**23
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 
@@ -99,18 +107,36 @@ def binary_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.mean((logits > 0) == (labels > 0)))
 
 
-@np.errstate(invalid="ignore")  # inf - inf, where the emulator has overflowed as float16 does
 def loss_and_gradients(
     weights: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding = exact, loss_scale: float = 1.0
 ) -> Evaluation:
     """Forward and backward pass of the model; images (B, H, W, C), labels (B, 1) in {0, 1}.
 
     Every stored tensor goes through `rounding`, and so does the gradient of the scaled loss on its way back through it.
+    The batch is worked off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory.
+    """
+    rounded = {name: rounding(array.astype(np.float64)) for name, array in weights.items()}
+    _, height, width, _ = images.shape
+    samples = max(1, PART_ENTRIES // (height * width * len(weights["conv1/bias"])))
+    one_part = partial(_pass, rounded, rounding=rounding, loss_scale=loss_scale, batch=len(images))
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
+        parts = list(pool.map(one_part, *zip(*split_batches(images, labels, samples), strict=True)))
+    logits = np.concatenate([part_logits for part_logits, _ in parts])
+    sums = {name: np.sum([sums[name] for _, sums in parts], axis=0) for name in weights}
+    unscaled = {name: rounding(array) / loss_scale for name, array in sums.items()}
+    return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
+
+
+@np.errstate(invalid="ignore")  # inf - inf, where the emulator has overflowed as float16 does
+def _pass(
+    rounded: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding, loss_scale: float, batch: int
+) -> tuple[np.ndarray, Weights]:
+    """Logits and the unrounded gradients of the scaled loss for a part of the batch.
+
     Each layer is a product of patches and kernel: a (B, h, w, k*k*C) by (k*k*C, F) one, by the chain rule for matrix
     products dK = patches^T d and dpatches = d K^T.
     """
-    rounded = {name: rounding(array.astype(np.float64)) for name, array in weights.items()}
-    *convolutions, _ = dict.fromkeys(name.partition("/")[0] for name in weights)
+    *convolutions, _ = dict.fromkeys(name.partition("/")[0] for name in rounded)
 
     features, patches = rounding(images.astype(np.float64)), {}
     for layer in convolutions:
@@ -122,7 +148,7 @@ def loss_and_gradients(
     logits = rounding(rounding(flat @ rounded["dense/kernel"]) + rounded["dense/bias"])
 
     slope = (1 - labels) * _sigmoid(logits) - labels * _sigmoid(-logits)  # sigmoid(z) - y, without cancelling
-    d_logits = rounding(loss_scale * slope / len(labels))
+    d_logits = rounding(loss_scale * slope / batch)
     gradients = {"dense/bias": d_logits.sum(axis=0), "dense/kernel": flat.T @ d_logits}
     d_features = (d_logits @ rounded["dense/kernel"].T).reshape(features.shape)
     for layer in reversed(convolutions):
@@ -133,8 +159,7 @@ def loss_and_gradients(
         gradients[f"{layer}/kernel"] = (columns.T @ d_products.reshape(len(columns), -1)).reshape(kernel.shape)
         if layer != convolutions[0]:
             d_features = _fold(d_products @ kernel.reshape(-1, kernel.shape[-1]).T, kernel.shape[0])
-    unscaled = {name: rounding(gradients[name]) / loss_scale for name in weights}
-    return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
+    return logits, gradients
 
 
 def apply_gradients(state: State, gradients: Weights, train: TrainConfig, loss_scale: LossScaleConfig | None) -> None:
@@ -185,14 +210,20 @@ def train_steps(
     loss_scale: LossScaleConfig,
     precision: Precision,
     rounding: Rounding,
+    skipped: Container[int] = (),
 ) -> tuple[list[Step], Weights]:
-    """Train from the weights for train.epochs over the batches; returns every step and the final weights."""
+    """Train from the weights for train.epochs over the batches; returns every step and the final weights.
+
+    The steps of these indices change no weight, so that an exact run can follow one that overflows.
+    """
     state = make_state(weights, loss_scale, precision)
-    steps = [
-        train_step(state, images, labels, train, loss_scale, precision, rounding)
-        for _ in range(train.epochs)
-        for images, labels in batches
-    ]
+    steps = []
+    for number, (images, labels) in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
+        if number in skipped:
+            loss, logits, _ = loss_and_gradients(state.weights, images, labels, rounding)
+            steps.append(Step(loss, logits, state.loss_scale, state.applied_steps))
+        else:
+            steps.append(train_step(state, images, labels, train, loss_scale, precision, rounding))
     return steps, state.weights
 
 
@@ -221,6 +252,9 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 def _drop_bits(values: np.ndarray, count: int) -> np.ndarray:
     """Round float32 to `count` bits less, ties to even: add half of the last kept place (less one for ties), cut."""
     bits = values.astype(np.float32).view(np.uint32)
-    tie = (bits >> np.uint32(count)) & np.uint32(1)
-    rounded = (bits + (np.uint32(2 ** (count - 1) - 1) + tie)) & np.uint32(2**32 - 2**count)
-    return np.asarray(rounded.view(np.float32), np.float64)
+    tie = bits >> np.uint32(count)
+    tie &= np.uint32(1)
+    bits += tie
+    bits += np.uint32(2 ** (count - 1) - 1)
+    bits &= np.uint32(2**32 - 2**count)
+    return np.asarray(bits.view(np.float32), np.float64)

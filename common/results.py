@@ -9,17 +9,21 @@ import math
 import os
 import types
 import typing
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from common.config import RunConfig
 from common.memory import Memory
 from common.parity import Check, worst_first, worst_of_each_name
 from common.timing import Timing
+from common.weights import Weights
 
 SCHEMA_VERSION = 1
 
@@ -62,6 +66,16 @@ class Training:
     skipped_steps: list[int]
     data_sha256: str
     initial_weights_sha256: str
+
+
+class Arrays(NamedTuple):
+    """What a row computed, in Keras' names and layouts; too large for JSON, so it lies in an arrays.npz beside the row.
+
+    first_gradients: of the unscaled loss, on the first batch and the starting weights. final_weights: after training.
+    """
+
+    first_gradients: Weights
+    final_weights: Weights
 
 
 @dataclass(frozen=True)
@@ -131,16 +145,21 @@ def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) 
     )
 
 
-def judge(rows: Sequence[RowResult]) -> list[ParityEntry]:
-    """The verdict on each precision and compile mode, from the checks of its rows."""
-    groups: dict[tuple[str, bool], list[RowResult]] = {}
+def judge(
+    rows: Sequence[RowResult], pairs: Mapping[tuple[str, bool], Sequence[Check]] | None = None
+) -> list[ParityEntry]:
+    """The verdict on each precision and compile mode, from the checks of its rows and of its pairs of rows."""
+    groups: dict[tuple[str, bool], list[Check]] = {}
     for row in rows:
         if row.checks:
-            groups.setdefault((row.precision, row.compile), []).append(row)
+            groups.setdefault((row.precision, row.compile), []).extend(_named_checks(row))
+    for key, checks in (pairs or {}).items():
+        groups[key] += [
+            replace(check, where=f"tensorflow, torch: {check.where}") for check in worst_of_each_name(checks)
+        ]
     return [
-        ParityEntry(precision, compile, all(check.passed for check in checks), checks)
-        for (precision, compile), group in groups.items()
-        for checks in [worst_first(named for row in group for named in _named_checks(row))]
+        ParityEntry(precision, compile, all(check.passed for check in checks), worst_first(checks))
+        for (precision, compile), checks in groups.items()
     ]
 
 
@@ -160,6 +179,30 @@ def read_json(path: Path, kind: type[T]) -> T:
     """Read a dataclass of this kind; ValueError names the field that does not fit."""
     value: T = _decode(kind, json.loads(path.read_text(encoding="utf-8")), kind.__name__)
     return value
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write arrays as npz, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("wb") as file:
+        named = {
+            f"{group}/{name}": array for group, weights in arrays._asdict().items() for name, array in weights.items()
+        }
+        np.savez(file, **named)
+    os.replace(scratch, path)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read arrays back; ValueError or OSError where the file holds something else."""
+    groups: dict[str, Weights] = {group: {} for group in Arrays._fields}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for entry in file.files:
+                group, _, name = entry.partition("/")
+                groups[group][name] = file[entry]
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} holds no arrays of a row ({error})") from error
+    return Arrays(**groups)
 
 
 def _strict(value: Any) -> Any:

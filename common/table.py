@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from common.config import Precision
 from common.memory import Memory
-from common.parity import RULES, Check, worst_first, worst_of_each_name
+from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
 from common.results import ParityEntry, RowResult, Status, Training
 from common.timing import Timing
 
@@ -108,23 +108,41 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
 
 
 def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
-    """One line for each precision and compile mode: the worst of each check over its rows, as difference / bound.
+    """One line for each precision and compile mode: the worst of each kind of check, as difference / bound.
 
-    1 is the limit. Exact checks are 0 where they hold.
+    1 is the limit. Exact checks are 0 where they hold. Beside it stands the gradient that is worst.
     """
     table = []
     for entry in entries:
-        worst = {check.name: check for check in worst_of_each_name(entry.checks)}
         cells = {"precision": entry.precision, "compile": "on" if entry.compile else "off"}
-        cells |= {rule.name: f"{worst[rule.name].fraction:.2f}" if rule.name in worst else NOTHING for rule in RULES}
+        for part in dict.fromkeys(rule.part for rule in RULES):
+            names = {rule.name for rule in RULES if rule.part == part}
+            checks = worst_first(check for check in entry.checks if check.name in names)
+            cells[part] = f"{checks[0].fraction:.2f}" if checks else NOTHING
+            if part == GRADIENT.part and checks:
+                cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
     return tabulate([list(cells.values()) for cells in table], list(table[0]), tablefmt=tablefmt, disable_numparse=True)
+
+
+def extents(entries: Sequence[ParityEntry]) -> list[str]:
+    """Over how much of the run the losses could be compared, and which precisions' could not."""
+    labels: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for rule in (LOSS_CURVE, PAIR_LOSS):
+            found = {check.where.partition(": ")[2] for check in entry.checks if check.name == rule.name}
+            for extent in sorted(found):
+                labels.setdefault(f"{rule.name} over {extent}", {})[_label(entry)] = None
+        if not any(check.name == LOSS_CURVE.name for check in entry.checks):
+            reason = "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
+            labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
+    return [f"{text}: {', '.join(names)}" for text, names in labels.items()]
 
 
 def failures(entries: Sequence[ParityEntry]) -> list[str]:
     """Every check that failed, worst first: its name, tensor and difference / bound."""
     return [
-        f"{entry.precision}{' compiled' if entry.compile else ''}: {check.name} failed, {check.where}: "
+        f"{_label(entry)}: {check.name} failed, {check.where}: "
         f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
         for entry in entries
         for check in worst_first(entry.checks)
@@ -155,6 +173,10 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
         disable_numparse=True,
         maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)] if columns else None,
     )
+
+
+def _label(entry: ParityEntry) -> str:
+    return f"{entry.precision}{' compiled' if entry.compile else ''}"
 
 
 def _group(rows: Sequence[RowResult]) -> list[Line]:

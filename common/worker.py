@@ -7,19 +7,20 @@ prints one JSON event a line, and writes its result to a file.
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.config import LOOPS, Precision, RunConfig
 from common.hardware import Unsupported, require_support
 from common.options import Parser, add_experiment_options, make_config
-from common.recorder import OnEvent
-from common.results import RowResult, Status, make_row, read_json, write_json
+from common.recorder import OnArrays, OnEvent
+from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
 
 # The packages whose absence means that the framework is not installed, and the one to ask pip for.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 
-Run = Callable[[RunConfig, OnEvent], RowResult]
+Run = Callable[[RunConfig, OnEvent, OnArrays | None], RowResult]
 
 
 def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
@@ -27,7 +28,8 @@ def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
     if arguments.config:
-        row = train_row(read_json(arguments.config, RunConfig), run, _print_event)
+        on_arrays = partial(write_arrays, arguments.result.with_name("arrays.npz"))
+        row = train_row(read_json(arguments.config, RunConfig), run, _print_event, on_arrays)
         write_json(arguments.result, row)
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
@@ -37,12 +39,12 @@ def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
     return 0 if row.status is Status.OK else 3
 
 
-def train_row(config: RunConfig, run: Run, on_event: OnEvent) -> RowResult:
+def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArrays | None = None) -> RowResult:
     """Run the row; what keeps it from being trained becomes its status. Other exceptions are bugs and pass through."""
     try:
         if config.execution.device == "cpu":
             require_support(config.precision, {"kind": "cpu"})  # known without importing the framework
-        return run(config, on_event)
+        return run(config, on_event, on_arrays)
     except Unsupported as reason:
         return make_row(config, Status.UNSUPPORTED, str(reason))
     except ModuleNotFoundError as error:
@@ -84,7 +86,7 @@ def _make_parser(framework: str) -> Parser:
     add_experiment_options(parser)
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
-    worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here")
+    worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
     return parser
 
 

@@ -4,11 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.config import Precision, RunConfig
 from common.memory import Memory
-from common.results import Environment, Results, RowResult, Status, Training, make_row, read_json, write_json
+from common.results import (
+    Arrays,
+    Environment,
+    Results,
+    RowResult,
+    Status,
+    Training,
+    make_row,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from common.timing import StepTimes, Timing
 
 CONFIG = RunConfig("torch", Precision.MIXED_FLOAT16)
@@ -56,6 +69,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_json(tmp_path / "row.json", make_row(CONFIG, Status.OK, log=object()))
     assert read_json(tmp_path / "row.json", RowResult) == ROW
     assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
+
+
+def test_arrays_there_and_back(tmp_path: Path) -> None:
+    arrays = Arrays({"conv1/kernel": np.ones((2, 2, 3, 4), np.float32)}, {"conv1/bias": np.zeros(4)})
+    write_arrays(tmp_path / "arrays.npz", arrays)
+    read = read_arrays(tmp_path / "arrays.npz")
+    assert [list(weights) for weights in read] == [["conv1/kernel"], ["conv1/bias"]]
+    assert np.array_equal(read.first_gradients["conv1/kernel"], arrays.first_gradients["conv1/kernel"])
+    assert read.final_weights["conv1/bias"].dtype == np.float64
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no arrays at all"], ids=["empty", "cut off", "text"])
+def test_a_file_without_arrays_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "arrays.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="arrays"):
+        read_arrays(tmp_path / "arrays.npz")
+
+
+def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "arrays.npz", **{"first_gradients/x": np.array([object()])})
+    with pytest.raises(ValueError, match="arrays"):
+        read_arrays(tmp_path / "arrays.npz")
 
 
 def changed(path: Path, *keys: Any, value: Any) -> Path:

@@ -6,7 +6,7 @@ from common.config import ExecutionConfig, Precision, RunConfig
 from common.memory import Memory
 from common.parity import Check
 from common.results import Environment, RowResult, Status, Training, judge, make_row
-from common.table import failures, manifest_table, notes, parity_table, speed_table
+from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
 from common.timing import StepTimes, Timing
 
 
@@ -110,17 +110,30 @@ def test_the_parity_table_shows_fractions_of_the_bounds() -> None:
     (entry,) = judge([replace(FLOAT32, checks=[GOOD]), replace(make("tensorflow", "float32", 4, 50), checks=[BAD])])
     header, line = (text.split("\t") for text in parity_table([entry], "tsv").splitlines())
     table = dict(zip((name.strip() for name in header), (cell.strip() for cell in line), strict=True))
-    assert (table["C1 logits"], table["C2 gradient"], table["C3 loss"], table["parity"]) == (
-        "1.50",
-        "0.25",
-        "-",
-        "FAIL",
-    )
+    assert (table["logits"], table["gradient"], table["loss"], table["parity"]) == (
+        "1.50", "0.25 conv1/kernel", "-", "FAIL",
+    )  # fmt: skip
 
 
 def test_a_failure_names_check_framework_tensor_and_factor() -> None:
     entries = judge([replace(FLOAT32, checks=[GOOD, BAD])])
     assert failures(entries) == ["float32: C1 logits failed, torch: right: 3, bound 2, 1.5 times"]
+
+
+def test_the_extent_of_the_comparison_is_said() -> None:
+    curve = Check("C6 loss curve", 0.1, 0.5, True, "9 of 16 steps, then chaos")
+    entries = judge([replace(FLOAT32, checks=[GOOD, curve]), replace(FLOAT16, checks=[GOOD])])
+    assert extents(entries) == [
+        "C6 loss curve over 9 of 16 steps, then chaos: float32",
+        "C6 loss curve not held to float64: too large for NumPy, and float64 rows of both frameworks are not there: "
+        "mixed_float16",
+    ]
+
+
+def test_pairs_join_the_verdict_of_their_rows() -> None:
+    (entry,) = judge([replace(FLOAT32, checks=[GOOD])], {("float32", False): [replace(BAD, name="C8 loss curve")]})
+    assert not entry.passed
+    assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow, torch: right: 3, bound 2, 1.5 times"]
 
 
 def test_no_rows_that_ran() -> None:

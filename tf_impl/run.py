@@ -11,8 +11,9 @@ from common.data import draw_data, fingerprint, join_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.parity import check_start
-from common.recorder import OnEvent, Recorder
-from common.results import RowResult, make_row
+from common.probe import Case
+from common.recorder import OnArrays, OnEvent, Recorder
+from common.results import Arrays, RowResult, make_row
 from common.weights import draw_weights
 from tf_impl.device import (
     describe_device,
@@ -25,15 +26,15 @@ from tf_impl.device import (
     to_host,
 )
 from tf_impl.fit import fit
-from tf_impl.model import build_model, export_weights, load_weights
-from tf_impl.optimizer import loss_scale, make_optimizer
+from tf_impl.model import ConvNet, build_model, export_weights, load_weights
+from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer
 from tf_impl.precision import variable_dtype
-from tf_impl.probe import probe
+from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
 
-def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
-    """Train one row on this process's device; on_event is called after every epoch.
+def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
+    """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 
     Raises Unsupported where the device is missing or can't run the precision, and whatever TensorFlow raises.
     """
@@ -73,7 +74,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         train_epochs(step, batches, config.train.epochs, recorder)
 
     status, detail = recorder.status()
-    return make_row(
+    row = make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
@@ -83,6 +84,9 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         training=recorder.training(**hashes),
         checks=checks,
     )
+    if on_arrays:  # the clock has stopped, and the memory has been read
+        on_arrays(collect_arrays(model, optimizer, config, device, *host_batches[0]))
+    return row
 
 
 def train_epochs(
@@ -99,6 +103,20 @@ def train_epochs(
             steps.append(step(images, labels))
             recorder.end_step()
         recorder.end_epoch(steps)
+
+
+def collect_arrays(
+    model: ConvNet, optimizer: Optimizer, config: RunConfig, device: str, images: np.ndarray, labels: np.ndarray
+) -> Arrays:
+    """Export the trained weights, then load the starting ones for the gradients of the first batch.
+
+    images (N, H, W, C) and labels (N, 1), in the order of training.
+    """
+    final_weights = export_weights(model)
+    start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
+    first_batch = Case("first batch", start, images[:size], labels[:size])
+    (evaluation,) = evaluate(model, optimizer, config, device, [first_batch])
+    return Arrays(evaluation.gradients, final_weights)
 
 
 def describe_execution(config: RunConfig) -> dict[str, str]:

@@ -3,15 +3,15 @@
 import sys
 
 from common.config import RunConfig
-from common.recorder import OnEvent
+from common.recorder import OnArrays, OnEvent
 from common.results import RowResult
 from common.worker import main
 
 
-def run(config: RunConfig, on_event: OnEvent) -> RowResult:
+def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
     from torch_impl.run import run  # PyTorch is imported here, after the options were found to be right
 
-    return run(config, on_event)
+    return run(config, on_event, on_arrays)
 
 
 if __name__ == "__main__":

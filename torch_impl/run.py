@@ -11,8 +11,9 @@ from common.data import draw_data, fingerprint, join_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.parity import check_start
-from common.recorder import OnEvent, Recorder
-from common.results import RowResult, make_row
+from common.probe import Case
+from common.recorder import OnArrays, OnEvent, Recorder
+from common.results import Arrays, RowResult, make_row
 from common.weights import draw_weights
 from torch_impl.device import (
     describe_device,
@@ -24,15 +25,15 @@ from torch_impl.device import (
     to_device,
     to_host,
 )
-from torch_impl.model import build_model, export_weights, load_weights
-from torch_impl.optimizer import loss_scale, make_optimizer
+from torch_impl.model import ConvNet, build_model, export_weights, load_weights
+from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
 from torch_impl.precision import variable_dtype
-from torch_impl.probe import probe
+from torch_impl.probe import evaluate, probe
 from torch_impl.train import Step, compiled, fetch, train_step
 
 
-def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
-    """Train one row on this process's device; on_event is called after every epoch.
+def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
+    """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 
     Raises Unsupported where the device is missing or can't run the precision, and whatever PyTorch raises.
     """
@@ -67,7 +68,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
     train_epochs(step, batches, config.train.epochs, recorder)
 
     status, detail = recorder.status()
-    return make_row(
+    row = make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
@@ -77,6 +78,9 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None) -> RowResult:
         training=recorder.training(**hashes),
         checks=checks,
     )
+    if on_arrays:  # the clock has stopped, and the memory has been read
+        on_arrays(collect_arrays(model, optimizer, config, device, *host_batches[0]))
+    return row
 
 
 def train_epochs(
@@ -93,6 +97,25 @@ def train_epochs(
             steps.append(step(images, labels))
             recorder.end_step()
         recorder.end_epoch(steps)
+
+
+def collect_arrays(
+    model: ConvNet,
+    optimizer: Optimizer,
+    config: RunConfig,
+    device: torch.device,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> Arrays:
+    """Export the trained weights, then load the starting ones for the gradients of the first batch.
+
+    images (N, H, W, C) and labels (N, 1), in the order of training.
+    """
+    final_weights = export_weights(model)
+    start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
+    first_batch = Case("first batch", start, images[:size], labels[:size])
+    (evaluation,) = evaluate(model, optimizer, config, device, [first_batch])
+    return Arrays(evaluation.gradients, final_weights)
 
 
 def describe_execution(config: RunConfig) -> dict[str, str]:

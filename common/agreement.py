@@ -1,0 +1,348 @@
+"""The run itself held to the reference: C6, each row against float64, and C8, the two frameworks against each other.
+
+The probe (parity.py) proves single steps on a small model; this follows the training that the table shows. Training is
+a long chain of roundings, each of which the next steps amplify, so a comparison ends where that has gone too far to say
+anything, and names the step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from common.config import (
+    FRAMEWORKS,
+    LOSS_SCALE_BACKOFF,
+    LOSS_SCALE_GROWTH,
+    DataConfig,
+    LossScaleConfig,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)
+from common.data import draw_data, split_batches
+from common.parity import (
+    CHAOS,
+    EPOCH,
+    EPOCH_LOSS,
+    FIRST_GRADIENT,
+    FLOAT32_TRAINING,
+    KERAS_UPDATE,
+    LOSS_CURVE,
+    PAIR_GRADIENT,
+    PAIR_LOSS,
+    PAIR_SKIPPED,
+    PAIR_UPDATE,
+    PRICES,
+    ROUNDOFF,
+    SCALE_TRACE,
+    SKIPPED,
+    STEPS_TO_A_DOUBTFUL_SKIP,
+    UPDATE,
+    Check,
+    Rule,
+    check_gradients,
+    compare,
+    gradient_bounds,
+    joined,
+    prices,
+    relative_error,
+    rounds,
+)
+from common.probe import Case
+from common.reference import ROUNDINGS, Evaluation, exact, loss_and_gradients, train_steps
+from common.results import Arrays, RowResult, Status, Training
+from common.weights import Weights, draw_weights
+
+# What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
+LARGEST_RUN_FLOPS = 1e11
+LARGEST_STEP_FLOPS = 2e12
+
+ArraysOf = Callable[[RowResult], Arrays]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
+
+    error: E0 at each step, as a difference of the loss. horizon: the first step at which it says nothing any more.
+    skipped: the steps that the reference skips. update: final less starting weights, all in one row, and update_price,
+    E0 of it; None where NumPy can't train the run.
+    """
+
+    loss: np.ndarray
+    error: np.ndarray
+    horizon: int
+    skipped: list[int]
+    update: np.ndarray | None = None
+    update_price: float = 0.0
+
+
+class FirstBatch(NamedTuple):
+    """The run's first batch on its starting weights: the reference's gradients, their bounds, and their usual E0."""
+
+    gradients: Weights
+    bounds: dict[str, float]
+    price: float
+
+
+def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowResult]:
+    """Add C6 to every row that was trained; checks of an earlier C6 are replaced."""
+    names = {rule.name for rule in (FIRST_GRADIENT, LOSS_CURVE, UPDATE, EPOCH, SCALE_TRACE, SKIPPED)}
+    own = [replace(row, checks=[check for check in row.checks if check.name not in names]) for row in rows]
+    return [
+        replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.status is Status.OK else row
+        for row in own
+    ]
+
+
+def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[str, bool], list[Check]]:
+    """C8 on every two trained rows that differ in their framework alone, by precision and compile mode.
+
+    Model.fit is TensorFlow's alone, and is held to the same row of PyTorch.
+    """
+    checks: dict[tuple[str, bool], list[Check]] = {}
+    tensorflow, torch = ([row for row in rows if row.status is Status.OK and row.framework == f] for f in FRAMEWORKS)
+    for mine in tensorflow:
+        for other in torch:
+            same = (mine.precision, mine.compile, mine.config.repeat) == (
+                other.precision, other.compile, other.config.repeat,
+            )  # fmt: skip
+            if same and _experiment(mine) == _experiment(other):
+                found = check_pair(mine, other, arrays_of(mine), arrays_of(other), rows)
+                checks.setdefault((mine.precision, mine.compile), []).extend(found)
+    return checks
+
+
+def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list[Check]:
+    """C6 on a row that was trained. A run too large for NumPy is held to the float64 rows among `rows`."""
+    config, training = row.config, _training(row)
+    loss = _array(training.loss)
+    checks = [_check_epochs(config, training), _check_scale_trace(config, training)]
+    if first := _first_batch(row):
+        reference, bounds, _ = first
+        checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, reference, bounds)
+    if course := _course(row, rows):
+        steps, extent = _extent(course.horizon, training.skipped_steps, course.skipped, len(loss))
+        bound = _bound(config, course, loss[:steps])
+        checks.append(compare(LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound, extent))
+        if course.update is not None:
+            checks.append(_compare_skips(SKIPPED, training.skipped_steps, course.skipped, len(loss)))
+        if course.update is not None and steps == len(loss):
+            error = relative_error(_update(config, arrays), course.update)
+            checks.append(compare(UPDATE, error, _update_bound(row, course), extent))
+    return checks
+
+
+def check_pair(
+    tensorflow: RowResult, torch: RowResult, mine: Arrays, other: Arrays, rows: Sequence[RowResult]
+) -> list[Check]:
+    """C8 on two trained rows that differ in their framework alone; arrays and bounds are TensorFlow's first."""
+    config = tensorflow.config
+    skipped, others = (_training(row).skipped_steps for row in (tensorflow, torch))
+    loss, reference = (_array(_training(row).loss) for row in (tensorflow, torch))
+    checks = [_compare_skips(PAIR_SKIPPED, skipped, others, len(loss))]
+    if first := _first_batch(tensorflow):
+        checks += check_gradients(
+            PAIR_GRADIENT, "first batch", mine.first_gradients, other.first_gradients, first.bounds
+        )
+    if course := _course(tensorflow, rows):
+        steps, extent = _extent(course.horizon, skipped, others, len(loss))
+        bound = _bound(config, course, reference[:steps])
+        checks.append(compare(PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound, extent))
+        if course.update is not None and steps == len(loss):
+            error = relative_error(_update(config, mine), _update(config, other))
+            checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course), extent))
+    return checks
+
+
+def step_flops(config: RunConfig) -> float:
+    """Floating-point operations of one step's convolutions: 2 a product and sum, once forward and twice backward."""
+    height, width, filters = config.model.feature_shape
+    channels, products = config.model.image_shape[2], 0
+    for size in config.model.kernel_sizes:
+        products += size * size * channels * filters
+        channels = filters
+    return 6.0 * config.train.batch_size * height * width * products
+
+
+def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[float]:
+    """The loss scale before each step, and after the last, as it follows from the steps that were skipped."""
+    scale = config.loss_scale.initial_scale if config.precision.scales_loss else 1.0
+    trace, finite = [scale], 0
+    for step in range(steps):
+        finite = 0 if step in skipped else finite + 1
+        if step in skipped:
+            scale *= LOSS_SCALE_BACKOFF
+        elif config.precision.scales_loss and finite == config.loss_scale.growth_interval:
+            scale, finite = scale * LOSS_SCALE_GROWTH, 0
+        trace.append(scale)
+    return trace
+
+
+def _check_epochs(config: RunConfig, training: Training) -> Check:
+    size, images = config.train.batch_size, config.data.images
+    sizes = [min(size, images - start) for start in range(0, images, size)]
+    means = np.average(_array(training.loss).reshape(-1, len(sizes)), axis=1, weights=sizes)
+    return compare(EPOCH, relative_error(_array(training.epoch_loss), means), EPOCH_LOSS, "all epochs")
+
+
+def _check_scale_trace(config: RunConfig, training: Training) -> Check:
+    expected = follow_scale(config, training.skipped_steps, len(training.loss))[:-1]
+    return compare(SCALE_TRACE, int(np.sum(_array(training.loss_scale) != expected)), 0, "all steps")
+
+
+def _compare_skips(rule: Rule, skipped: list[int], others: list[int], steps: int) -> Check:
+    doubtful = max(1, steps // STEPS_TO_A_DOUBTFUL_SKIP)
+    differing = sorted(set(skipped) ^ set(others))
+    return compare(rule, len(differing), doubtful, f"steps {differing}" if differing else "all steps")
+
+
+def _extent(horizon: int, skipped: list[int], others: list[int], steps: int) -> tuple[int, str]:
+    """How many steps can be compared, and why not more. A step's loss is taken before the step is skipped."""
+    parting = min((step + 1 for step in set(skipped) ^ set(others)), default=steps)
+    if min(horizon, parting) >= steps:
+        return steps, f"all {steps} steps"
+    if parting < horizon:
+        return parting, f"{parting} of {steps} steps, then one alone skips"
+    return horizon, f"{horizon} of {steps} steps, then chaos"
+
+
+def _bound(config: RunConfig, course: Course, loss: np.ndarray) -> float:
+    if not rounds(config.precision):
+        return FLOAT32_TRAINING
+    return PRICES * float(np.linalg.norm(course.error[: len(loss)]) / np.linalg.norm(loss))
+
+
+def _update_bound(row: RowResult, course: Course) -> float:
+    assert row.environment is not None  # it is there in every row that ended ok
+    if not rounds(row.config.precision):
+        return FLOAT32_TRAINING
+    return prices(row.config, row.environment.device) * course.update_price
+
+
+def _first_batch(row: RowResult) -> FirstBatch | None:
+    config, training = row.config, _training(row)
+    assert row.environment is not None  # it is there in every row that ended ok
+    if step_flops(config) > LARGEST_STEP_FLOPS:
+        return None
+    scale = follow_scale(config, training.skipped_steps, len(training.loss))[-1]
+    case, reference, emulated = _first_pass(config.data, config.model, config.train.batch_size, config.precision, scale)
+    bounds = gradient_bounds(config, row.environment.device, case, reference, emulated)
+    if not rounds(config.precision):
+        cancelling = _cancellation(reference.logits, case.labels)
+        bounds = {name: cancelling * bound for name, bound in bounds.items()}
+    prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
+    return FirstBatch(reference.gradients, bounds, float(np.median(prices)))
+
+
+@cache
+def _first_pass(
+    data: DataConfig, model: ModelConfig, batch_size: int, precision: Precision, loss_scale: float
+) -> tuple[Case, Evaluation, Evaluation]:
+    images, labels = draw_data(data)
+    case = Case("first batch", draw_weights(model, data.seed), images[:batch_size], labels[:batch_size])
+    emulated = loss_and_gradients(*case[1:], ROUNDINGS[precision], loss_scale)
+    exactly = precision if not rounds(precision) else Precision.FLOAT64
+    return case, emulated if exactly is precision else _first_pass(data, model, batch_size, exactly, 1.0)[1], emulated
+
+
+def _cancellation(logits: np.ndarray, labels: np.ndarray) -> float:
+    """By what the terms of a gradient are larger than their sum: images are alike, so labels that balance cancel."""
+    slopes = 1 / (1 + np.exp(-logits)) - labels
+    return float(np.abs(slopes).sum() / np.abs(slopes.sum()))
+
+
+def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
+    config = row.config
+    if step_flops(config) * len(_training(row).loss) <= LARGEST_RUN_FLOPS:
+        return _numpy_course(config.data, config.model, config.train, config.loss_scale, config.precision)
+    return _float64_course(row, rows)
+
+
+@cache
+def _numpy_course(
+    data: DataConfig, model: ModelConfig, train: TrainConfig, loss_scale: LossScaleConfig, precision: Precision
+) -> Course:
+    """The run in float64, beside the emulator's: what roundings to 16 bits make of it.
+
+    In float32 and float64 what stands for the emulator is float64 with the weights moved by a rounding of float32, and
+    the learning rate by Keras' own error. Where the emulator skips a step, so does the reference.
+    """
+    weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
+    if rounds(precision):
+        moved, moved_train = weights, train
+    else:
+        signs = np.random.default_rng(data.seed)
+        moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
+        moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
+    emulated, moved_end = train_steps(moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision])
+    applied = np.diff([step.applied_steps for step in emulated], prepend=0)
+    skipped = [int(step) for step in np.flatnonzero(applied == 0)]
+    loss, end = _exact_run(data, model, train, tuple(skipped))
+    error = np.abs(np.array([step.loss for step in emulated]) - loss)
+    update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
+    return Course(loss, error, _horizon(error, loss, precision), skipped, update, relative_error(moved_update, update))
+
+
+@cache
+def _exact_run(
+    data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
+) -> tuple[np.ndarray, Weights]:
+    weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
+    steps, end = train_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
+    return np.array([step.loss for step in steps]), end
+
+
+def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
+    """The run in float64 by the row's own framework; None where the two frameworks' float64 rows are not both there.
+
+    All that they differ in is Keras' own error in the update, so the way they grow apart shows how training amplifies
+    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. The float64
+    rows themselves are compared up to the first update alone: beyond it they are the ruler.
+    """
+    exact_rows = [other for other in rows if other.status is Status.OK and other.precision == Precision.FLOAT64]
+    exact_rows = [other for other in exact_rows if _experiment(other) == _experiment(row)]
+    losses = {other.framework: _array(_training(other).loss) for other in reversed(exact_rows)}
+    first = _first_batch(row)
+    if len(losses) < len(FRAMEWORKS) or first is None:
+        return None
+    reference, training = losses[row.framework], _training(row)
+    apart = np.abs(losses[FRAMEWORKS[0]] - losses[FRAMEWORKS[1]]) / _running_rms(reference)
+    growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
+    applied = np.array([step not in training.skipped_steps for step in range(len(reference))], int)
+    price = first.price if rounds(row.config.precision) else KERAS_UPDATE
+    error = price * growth[np.cumsum(applied) - applied] * np.abs(_array(training.loss))
+    horizon = _horizon(error, _array(training.loss), row.config.precision)
+    return Course(reference, error, 2 if row.precision == Precision.FLOAT64 else max(2, horizon), [])
+
+
+def _horizon(error: np.ndarray, loss: np.ndarray, precision: Precision) -> int:
+    lost = error / _running_rms(loss) >= (CHAOS if rounds(precision) else FLOAT32_TRAINING / PRICES)
+    return int(np.argmax(lost)) if lost.any() else len(loss)
+
+
+def _running_rms(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.cumsum(values**2) / np.arange(1, len(values) + 1)))
+
+
+def _array(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def _update(config: RunConfig, arrays: Arrays) -> np.ndarray:
+    start = draw_weights(config.model, config.data.seed)
+    update: np.ndarray = joined(arrays.final_weights, start) - joined(start, start)
+    return update
+
+
+def _training(row: RowResult) -> Training:
+    assert row.training is not None  # it is there in every row that ended ok
+    return row.training
+
+
+def _experiment(row: RowResult) -> tuple[DataConfig, ModelConfig, TrainConfig, LossScaleConfig]:
+    return row.config.data, row.config.model, row.config.train, row.config.loss_scale

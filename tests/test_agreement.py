@@ -1,0 +1,189 @@
+"""Is the run itself held to float64, and does each check see the mistake that it is for?
+
+The rows here need no framework: NumPy's own run stands in for one, so each planted mistake is all that differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common import agreement
+from common.agreement import check_pairs, complete_checks, follow_scale, step_flops
+from common.config import (
+    DataConfig,
+    ExecutionConfig,
+    LossScaleConfig,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)  # fmt: skip
+from common.data import draw_data, split_batches
+from common.parity import Check
+from common.reference import ROUNDINGS, loss_and_gradients, train_steps
+from common.results import Arrays, Environment, RowResult, Status, Training, make_row
+from common.weights import Weights, draw_weights
+
+SHAPE, SEED = (6, 7, 3), 12
+
+
+def train(framework: str, precision: str, scale: float = 2.0**15, **settings: Any) -> tuple[RowResult, Arrays]:
+    """A row as NumPy's emulator would have trained it: 10 images in batches of 4, so three steps an epoch."""
+    config = RunConfig(
+        framework,
+        Precision(precision),
+        DataConfig(10, SHAPE, SEED),
+        ModelConfig(SHAPE, filters=8),
+        TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
+        LossScaleConfig(scale, growth_interval=4),
+        ExecutionConfig("cpu", threads=1),
+    )
+    weights, batches = draw_weights(config.model, SEED), split_batches(*draw_data(config.data), 4)
+    rounding = ROUNDINGS[config.precision]
+    steps, end = train_steps(weights, batches, config.train, config.loss_scale, config.precision, rounding)
+    loss = [step.loss for step in steps]
+    training = Training(
+        loss=[*loss],
+        epoch_loss=[float(np.average(loss[first : first + 3], weights=[4, 4, 2])) for first in range(0, len(loss), 3)],
+        epoch_accuracy=[],
+        loss_scale=[step.loss_scale for step in steps],
+        skipped_steps=[i for i, t in enumerate(np.diff([s.applied_steps for s in steps], prepend=0)) if not t],
+        data_sha256="",
+        initial_weights_sha256="",
+    )
+    _, _, gradients = loss_and_gradients(weights, *batches[0], rounding, 1024.0)
+    environment = Environment("", "", "", "", {"kind": "gpu", "compute_capability": "9.0"})
+    return make_row(config, Status.OK, training=training, environment=environment), Arrays(gradients, end)
+
+
+def checks_of(row: RowResult, arrays: Arrays) -> dict[str, float]:
+    """The worst fraction of each check, by name."""
+    (complete,) = complete_checks([row], lambda row: arrays)
+    return worst(complete.checks)
+
+
+def worst(checks: list[Check]) -> dict[str, float]:
+    return {name: max(c.fraction for c in checks if c.name == name) for name in {c.name for c in checks}}
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
+def test_the_right_run_passes(precision: str) -> None:
+    fractions = checks_of(*train("torch", precision))
+    assert set(fractions) == {
+        "C6 first gradient", "C6 loss curve", "C6 update", "C6 epoch loss", "C6 scale trace", "C6 skips",
+    }  # fmt: skip
+    assert max(fractions.values()) <= 0.34  # the emulator itself makes 1 E0 of the 3 allowed
+
+
+def changed_training(**changes: Callable[[list[Any]], list[Any]]) -> Callable[..., tuple[RowResult, Arrays]]:
+    def plant(row: RowResult, arrays: Arrays) -> tuple[RowResult, Arrays]:
+        assert row.training
+        changed = {name: change(getattr(row.training, name)) for name, change in changes.items()}
+        return replace(row, training=replace(row.training, **changed)), arrays
+
+    return plant
+
+
+def scaled(factor: float, weights: Weights) -> Weights:
+    return {name: factor * array for name, array in weights.items()}
+
+
+MISTAKES = {
+    "epochs average over batches, not over samples": (
+        changed_training(epoch_loss=lambda values: [values[0] * 1.001, *values[1:]]), "C6 epoch loss",
+    ),
+    "batches in another order": (changed_training(loss=lambda loss: loss[::-1]), "C6 loss curve"),
+    "one loss a hundredth off": (changed_training(loss=lambda loss: [*loss[:-1], 1.01 * loss[-1]]), "C6 loss curve"),
+    "a scale that does not halve": (
+        changed_training(loss_scale=lambda scale: scale[:1] * len(scale)), "C6 scale trace",
+    ),
+    "steps skipped for no reason": (changed_training(skipped_steps=lambda steps: [*steps, 7, 8]), "C6 skips"),
+    "final weights of another run": (
+        lambda row, arrays: (row, arrays._replace(final_weights=scaled(1.01, arrays.final_weights))),
+        "C6 update",
+    ),
+    "gradients of another batch": (
+        lambda row, arrays: (row, arrays._replace(first_gradients=scaled(1.1, arrays.first_gradients))),
+        "C6 first gradient",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "caught_by"), MISTAKES.values(), ids=MISTAKES)
+def test_the_mistake_is_caught(plant: Callable[..., tuple[RowResult, Arrays]], caught_by: str) -> None:
+    """In float16 from a scale of 2**22, which overflows until it has halved often enough."""
+    right = train("torch", "mixed_float16", scale=2.0**22)
+    assert right[0].training
+    assert 0 < len(right[0].training.skipped_steps) < 7
+    assert checks_of(*right)[caught_by] <= 0.34
+    assert checks_of(*plant(*right))[caught_by] > 1.5
+
+
+def test_a_learning_rate_of_one_frameworks_own_is_seen_by_the_pair() -> None:
+    rows = {name: train(name, "float32") for name in ("tensorflow", "torch")}
+    _, other = train("torch", "float32", learning_rate=1.01e-3)
+    mistaken = {"tensorflow": rows["tensorflow"][1], "torch": other}
+    checks = check_pairs([row for row, _ in rows.values()], lambda row: mistaken[row.framework])
+    assert worst(checks["float32", False])["C8 update"] > 1.5
+
+
+def test_a_pair_is_of_the_same_experiment() -> None:
+    rows = [train("tensorflow", "float32"), train("torch", "float32", epochs=4)]
+    assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
+
+
+def test_a_run_that_diverges_is_compared_until_then() -> None:
+    """A learning rate of 1 throws the loss from side to side, until roundings decide what it is."""
+    row, arrays = train("torch", "mixed_bfloat16", learning_rate=1.0, epochs=20)
+    (complete,) = complete_checks([row], lambda row: arrays)
+    curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+    assert curve.passed
+    assert curve.where.endswith("of 60 steps, then chaos")
+    assert "C6 update" not in {check.name for check in complete.checks}
+
+
+def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    keras_rate = 1e-3 * (1 - 6.4e-6)
+    exact = [train("tensorflow", "float64", learning_rate=keras_rate), train("torch", "float64")]
+    exact = [(replace(row, config=replace(row.config, train=exact[1][0].config.train)), a) for row, a in exact]
+    right, wrong = train("torch", "mixed_bfloat16"), train("torch", "mixed_bfloat16", learning_rate=1.3e-3)
+    wrong = (replace(wrong[0], config=right[0].config), wrong[1])
+    for (row, arrays), within in ((right, True), (wrong, False)):
+        rows = [other for other, _ in exact] + [row]
+        complete = complete_checks(rows, lambda row, arrays=arrays: arrays)[-1]
+        curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+        assert (curve.where, curve.passed) == ("all 9 steps", within)
+
+
+def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    assert "C6 loss curve" not in checks_of(*train("torch", "float32"))
+
+
+def test_checks_of_an_earlier_look_are_replaced() -> None:
+    row, arrays = train("torch", "float32")
+    once = complete_checks([row], lambda row: arrays)
+    assert complete_checks(once, lambda row: arrays) == once
+
+
+@pytest.mark.parametrize(
+    ("skipped", "trace"),
+    [
+        ([], [1024, 1024, 1024, 1024, 2048, 2048]),  # grows after four finite steps
+        ([0, 1], [1024, 512, 256, 256, 256, 256]),
+        ([4], [1024, 1024, 1024, 1024, 2048, 1024]),  # halves what it had just doubled
+    ],
+)
+def test_the_scale_follows_from_the_skips(skipped: list[int], trace: list[float]) -> None:
+    config, _ = train("torch", "mixed_float16", scale=1024)
+    assert follow_scale(config.config, skipped, 5) == trace
+
+
+def test_flops_by_hand() -> None:
+    """Batch 4, 5 x 6 pixels, filters 8: 2x2x3x8 + 8x8 + 8x8 products a pixel, 2 operations each, 3 passes."""
+    row, _ = train("torch", "float32")
+    assert step_flops(row.config) == 4 * 30 * (96 + 64 + 64) * 2 * 3
