@@ -25,6 +25,8 @@ from common.config import (
 )
 from common.data import draw_data, split_batches
 from common.parity import (
+    ACCURACY,
+    ACCURACY_MEAN,
     CHAOS,
     EPOCH,
     EPOCH_LOSS,
@@ -53,7 +55,7 @@ from common.parity import (
     rounds,
 )
 from common.probe import Case
-from common.reference import ROUNDINGS, Evaluation, exact, loss_and_gradients, train_steps
+from common.reference import ROUNDINGS, Evaluation, Step, exact, loss_and_gradients, train_steps
 from common.results import Arrays, RowResult, Status, Training
 from common.weights import Weights, draw_weights
 
@@ -64,21 +66,32 @@ LARGEST_STEP_FLOPS = 2e12
 ArraysOf = Callable[[RowResult], Arrays]
 
 
+class WholeRun(NamedTuple):
+    """What only a reference that trains the whole run can say.
+
+    correct: in each step, the samples whose logit has the right sign. certainty: the samples' logits, in multiples of
+    E0 of them. update: final less starting weights, all in one row. update_price: E0 of it.
+    """
+
+    correct: np.ndarray
+    certainty: list[np.ndarray]
+    update: np.ndarray
+    update_price: float
+
+
 @dataclass(frozen=True)
 class Course:
     """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
 
     error: E0 at each step, as a difference of the loss. horizon: the first step at which it says nothing any more.
-    skipped: the steps that the reference skips. update: final less starting weights, all in one row, and update_price,
-    E0 of it; None where NumPy can't train the run.
+    skipped: the steps that the reference skips. whole: None where NumPy can't train the run.
     """
 
     loss: np.ndarray
     error: np.ndarray
     horizon: int
     skipped: list[int]
-    update: np.ndarray | None = None
-    update_price: float = 0.0
+    whole: WholeRun | None = None
 
 
 class FirstBatch(NamedTuple):
@@ -91,7 +104,7 @@ class FirstBatch(NamedTuple):
 
 def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowResult]:
     """Add C6 to every row that was trained; checks of an earlier C6 are replaced."""
-    names = {rule.name for rule in (FIRST_GRADIENT, LOSS_CURVE, UPDATE, EPOCH, SCALE_TRACE, SKIPPED)}
+    names = {rule.name for rule in (FIRST_GRADIENT, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)}
     own = [replace(row, checks=[check for check in row.checks if check.name not in names]) for row in rows]
     return [
         replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.status is Status.OK else row
@@ -127,13 +140,14 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
         checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, reference, bounds)
     if course := _course(row, rows):
         steps, extent = _extent(course.horizon, training.skipped_steps, course.skipped, len(loss))
-        bound = _bound(config, course, loss[:steps])
+        bound = _bound(row, _price(course, loss[:steps]))
         checks.append(compare(LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound, extent))
-        if course.update is not None:
+        if course.whole:
             checks.append(_compare_skips(SKIPPED, training.skipped_steps, course.skipped, len(loss)))
-        if course.update is not None and steps == len(loss):
-            error = relative_error(_update(config, arrays), course.update)
-            checks.append(compare(UPDATE, error, _update_bound(row, course), extent))
+            checks += _check_accuracy(row, course.whole, steps)
+        if course.whole and steps == len(loss):
+            error = relative_error(_update(config, arrays), course.whole.update)
+            checks.append(compare(UPDATE, error, _bound(row, course.whole.update_price), extent))
     return checks
 
 
@@ -151,11 +165,11 @@ def check_pair(
         )
     if course := _course(tensorflow, rows):
         steps, extent = _extent(course.horizon, skipped, others, len(loss))
-        bound = _bound(config, course, reference[:steps])
+        bound = _bound(tensorflow, _price(course, reference[:steps]))
         checks.append(compare(PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound, extent))
-        if course.update is not None and steps == len(loss):
+        if course.whole and steps == len(loss):
             error = relative_error(_update(config, mine), _update(config, other))
-            checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course), extent))
+            checks.append(compare(PAIR_UPDATE, error, _bound(tensorflow, course.whole.update_price), extent))
     return checks
 
 
@@ -195,6 +209,25 @@ def _check_scale_trace(config: RunConfig, training: Training) -> Check:
     return compare(SCALE_TRACE, int(np.sum(_array(training.loss_scale) != expected)), 0, "all steps")
 
 
+def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
+    """In each epoch whose steps can all be compared."""
+    images, multiple = row.config.data.images, prices(row.config, _device(row))
+    epochs = steps // row.config.steps_per_epoch
+    shape = (row.config.train.epochs, row.config.steps_per_epoch)
+    correct = whole.correct.reshape(shape).sum(axis=1)
+    doubtful = np.reshape([np.sum(certainty <= multiple) for certainty in whole.certainty], shape).sum(axis=1)
+    accuracy = _array(_training(row).epoch_accuracy)
+    return [
+        compare(
+            ACCURACY,
+            abs(accuracy[epoch] - correct[epoch] / images),
+            doubtful[epoch] / images + ACCURACY_MEAN,
+            f"epoch {epoch + 1}",
+        )
+        for epoch in range(epochs)
+    ]
+
+
 def _compare_skips(rule: Rule, skipped: list[int], others: list[int], steps: int) -> Check:
     doubtful = max(1, steps // STEPS_TO_A_DOUBTFUL_SKIP)
     differing = sorted(set(skipped) ^ set(others))
@@ -211,30 +244,24 @@ def _extent(horizon: int, skipped: list[int], others: list[int], steps: int) -> 
     return horizon, f"{horizon} of {steps} steps, then chaos"
 
 
-def _bound(config: RunConfig, course: Course, loss: np.ndarray) -> float:
-    if not rounds(config.precision):
-        return FLOAT32_TRAINING
-    return PRICES * float(np.linalg.norm(course.error[: len(loss)]) / np.linalg.norm(loss))
-
-
-def _update_bound(row: RowResult, course: Course) -> float:
-    assert row.environment is not None  # it is there in every row that ended ok
+def _bound(row: RowResult, price: float) -> float:
     if not rounds(row.config.precision):
         return FLOAT32_TRAINING
-    return prices(row.config, row.environment.device) * course.update_price
+    return prices(row.config, _device(row)) * price
+
+
+def _price(course: Course, loss: np.ndarray) -> float:
+    """E0 of these first steps' losses."""
+    return float(np.linalg.norm(course.error[: len(loss)]) / np.linalg.norm(loss))
 
 
 def _first_batch(row: RowResult) -> FirstBatch | None:
     config, training = row.config, _training(row)
-    assert row.environment is not None  # it is there in every row that ended ok
     if step_flops(config) > LARGEST_STEP_FLOPS:
         return None
     scale = follow_scale(config, training.skipped_steps, len(training.loss))[-1]
     case, reference, emulated = _first_pass(config.data, config.model, config.train.batch_size, config.precision, scale)
-    bounds = gradient_bounds(config, row.environment.device, case, reference, emulated)
-    if not rounds(config.precision):
-        cancelling = _cancellation(reference.logits, case.labels)
-        bounds = {name: cancelling * bound for name, bound in bounds.items()}
+    bounds = gradient_bounds(config, _device(row), case, reference, emulated)
     prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
     return FirstBatch(reference.gradients, bounds, float(np.median(prices)))
 
@@ -250,12 +277,6 @@ def _first_pass(
     return case, emulated if exactly is precision else _first_pass(data, model, batch_size, exactly, 1.0)[1], emulated
 
 
-def _cancellation(logits: np.ndarray, labels: np.ndarray) -> float:
-    """By what the terms of a gradient are larger than their sum: images are alike, so labels that balance cancel."""
-    slopes = 1 / (1 + np.exp(-logits)) - labels
-    return float(np.abs(slopes).sum() / np.abs(slopes.sum()))
-
-
 def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     config = row.config
     if step_flops(config) * len(_training(row).loss) <= LARGEST_RUN_FLOPS:
@@ -264,6 +285,7 @@ def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
 
 
 @cache
+@np.errstate(divide="ignore")  # a logit that the roundings leave alone is certain
 def _numpy_course(
     data: DataConfig, model: ModelConfig, train: TrainConfig, loss_scale: LossScaleConfig, precision: Precision
 ) -> Course:
@@ -282,19 +304,26 @@ def _numpy_course(
     emulated, moved_end = train_steps(moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision])
     applied = np.diff([step.applied_steps for step in emulated], prepend=0)
     skipped = [int(step) for step in np.flatnonzero(applied == 0)]
-    loss, end = _exact_run(data, model, train, tuple(skipped))
-    error = np.abs(np.array([step.loss for step in emulated]) - loss)
+    steps, end = _exact_run(data, model, train, tuple(skipped))
+    loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))
+    labels = [labels for _, labels in batches] * train.epochs
     update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
-    return Course(loss, error, _horizon(error, loss, precision), skipped, update, relative_error(moved_update, update))
+    whole = WholeRun(
+        np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
+        [np.abs(step.logits / (other.logits - step.logits)) for step, other in zip(steps, emulated, strict=True)],
+        update,
+        relative_error(moved_update, update),
+    )
+    error = np.abs(rounded - loss)
+    return Course(loss, error, _horizon(error, loss, precision), skipped, whole)
 
 
 @cache
 def _exact_run(
     data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
-) -> tuple[np.ndarray, Weights]:
+) -> tuple[list[Step], Weights]:
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
-    steps, end = train_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
-    return np.array([step.loss for step in steps]), end
+    return train_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
 
 
 def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
@@ -342,6 +371,11 @@ def _update(config: RunConfig, arrays: Arrays) -> np.ndarray:
 def _training(row: RowResult) -> Training:
     assert row.training is not None  # it is there in every row that ended ok
     return row.training
+
+
+def _device(row: RowResult) -> dict[str, str]:
+    assert row.environment is not None  # it is there in every row that ended ok
+    return row.environment.device
 
 
 def _experiment(row: RowResult) -> tuple[DataConfig, ModelConfig, TrainConfig, LossScaleConfig]:

@@ -70,6 +70,9 @@ KERAS_UPDATE = 6.4e-6
 # A natural overflow may fall on either side of 65504 by a rounding: one step in sixty, and one in a shorter run.
 STEPS_TO_A_DOUBTFUL_SKIP = 60
 
+# A mean of 0 and 1 over a batch, in float32.
+ACCURACY_MEAN = 1e-6
+
 # The mean that an epoch reports, from its own steps' losses: only the roundings of a float64 sum.
 EPOCH_LOSS = 1e-12
 
@@ -105,15 +108,23 @@ LABEL = Rule(
     "4, and none",
     "mixed precision that is silently off has next to no error",
 )
+PROBABILITY = Rule(
+    "C1 probability",
+    "logits",
+    "relative error of the model's probabilities against the float64 sigmoid of its own logits",
+    "8 u (2 + max |z|) in the loss's dtype",
+    "a sigmoid in float32, whatever the layers before it compute in",
+)
 GRADIENT = Rule(
     "C2 gradient",
     "gradient",
     "relative error of the gradient of each weight in each probe case; infinite if it vanishes or overflows",
-    "float: 4 u (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4); TensorFlow on a CPU without XLA: float16 "
-    "12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w)",
+    "float: 4 u c (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4), of a single entry also c u/2; TensorFlow "
+    "on a CPU without XLA: float16 12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w)",
     "a sum over B h w pixels, and the logits' error, which exp passes on s-fold, s = max |z| (1 - |sigmoid(z) - y|); "
-    "of a tensor of one entry, or a gradient that few samples decide, the emulator's error may be small by luck, so E0 "
-    "is at least the median over the tensors",
+    "labels that balance make the sum smaller than its terms, c = sum |sigmoid(z) - y| / |sum (sigmoid(z) - y)|; of a "
+    "tensor of one entry, or a gradient that few samples decide, the emulator's error may be small by luck, so E0 is "
+    "at least the median over the tensors",
 )
 LOSS_OF_LOGITS = Rule(
     "C3 loss",
@@ -140,8 +151,8 @@ FIRST_GRADIENT = Rule(
     "C6 first gradient",
     "gradient",
     "relative error of the gradient of each weight on the run's first batch and starting weights",
-    "as C2; float: times the sum of |sigmoid(z) - y| over |the sum|",
-    "as C2; in a batch with about as many labels of 0 as of 1 the terms cancel",
+    GRADIENT.bound,
+    GRADIENT.reason,
 )
 LOSS_CURVE = Rule(
     "C6 loss curve",
@@ -158,6 +169,13 @@ UPDATE = Rule(
     "relative error of the final less the starting weights, where every step can be compared",
     "float: 1e-4; 16 bits: 3 E0 of the update",
     "what a rounding in each step adds up to",
+)
+ACCURACY = Rule(
+    "C6 accuracy",
+    "training",
+    "difference to the reference's accuracy, in each epoch",
+    "the share of samples whose logit is closer to 0 than 3 E0 of it, and 1e-6",
+    "on which side of 0 such a logit falls is decided by a rounding",
 )
 EPOCH = Rule(
     "C6 epoch loss",
@@ -208,8 +226,8 @@ PAIR_UPDATE = Rule(
 PAIR_SKIPPED = Rule("C8 skips", "pair", "steps that are skipped by one framework alone", SKIPPED.bound, SKIPPED.reason)
 
 RULES = (
-    LOGITS, LABEL, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER,
-    FIRST_GRADIENT, LOSS_CURVE, UPDATE, EPOCH, SCALE_TRACE, SKIPPED,
+    LOGITS, LABEL, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER,
+    FIRST_GRADIENT, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED,
     START,
     PAIR_GRADIENT, PAIR_LOSS, PAIR_UPDATE, PAIR_SKIPPED,
 )  # fmt: skip
@@ -287,11 +305,21 @@ def gradient_bounds(
     config: RunConfig, device: dict[str, str], case: Case, reference: Evaluation, emulated: Evaluation
 ) -> dict[str, float]:
     """C2's bound on the gradient of each weight in the case."""
-    slope, inputs = _slope(reference.logits, case.labels), len(case.weights["dense/kernel"])
-    pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
     price = {n: relative_error(emulated.gradients[n], gradient) for n, gradient in reference.gradients.items()}
     usual = float(np.median(list(price.values())))
-    return {n: _gradient_bound(config, device, max(price[n], usual), pixels, inputs, slope) for n in price}
+    u, slope, inputs = ROUNDOFF[config.precision], _slope(reference, case), len(case.weights["dense/kernel"])
+    pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
+    bounds = {}
+    for name, gradient in reference.gradients.items():
+        cancelling = _cancellation(reference, case, name)
+        if rounds(config.precision):
+            one_rounding = u / 2 * (cancelling if gradient.size == 1 else 1)
+            bounds[name] = prices(config, device) * max(price[name], usual, one_rounding, slope * u / 4)
+        else:
+            bounds[name] = DOT_PRODUCT * u * cancelling * (math.sqrt(pixels) + slope * math.sqrt(inputs))
+        if _sums_in_bfloat16(config, device):
+            bounds[name] = max(bounds[name], EIGEN_BFLOAT16 * u * math.sqrt(pixels))
+    return bounds
 
 
 def check_gradients(
@@ -311,7 +339,7 @@ def check_case(
     precision = config.precision
     reference = loss_and_gradients(case.weights, case.images, case.labels)
     emulated = loss_and_gradients(case.weights, case.images, case.labels, ROUNDINGS[precision], loss_scale)
-    slope, inputs = _slope(reference.logits, case.labels), len(case.weights["dense/kernel"])
+    slope, inputs = _slope(reference, case), len(case.weights["dense/kernel"])
 
     error = relative_error(actual.logits, reference.logits)
     price = relative_error(emulated.logits, reference.logits)
@@ -327,6 +355,13 @@ def check_case(
     loss_u = ROUNDOFF[Precision(precision.variable_dtype)]
     loss_error = relative_error(np.array(actual.loss), np.array(binary_crossentropy(case.labels, actual.logits)))
     return [*checks, compare(LOSS_OF_LOGITS, loss_error, LOSS * loss_u * (2 + slope), case.name)]
+
+
+def check_probabilities(config: RunConfig, case: Case, logits: np.ndarray, probabilities: np.ndarray) -> Check:
+    """C1 on what the model returns; logits and probabilities (B, 1) come from the same kind of pass."""
+    slope, u = float(np.max(np.abs(logits))), ROUNDOFF[Precision(config.precision.variable_dtype)]
+    expected = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return compare(PROBABILITY, relative_error(probabilities, expected), LOSS * u * (2 + slope), case.name)
 
 
 def check_updates(config: RunConfig, start: Weights, gradients: Sequence[Weights], actual: Updates) -> list[Check]:
@@ -364,32 +399,31 @@ def check_start(config: RunConfig, data_sha256: str, exported: Weights, loss_sca
     ]
 
 
-def _gradient_bound(
-    config: RunConfig, device: dict[str, str], price: float, pixels: int, inputs: int, slope: float
-) -> float:
-    """pixels: B h w; inputs: of the Dense layer; slope: s of the rule; price: E0."""
-    u = ROUNDOFF[config.precision]
-    if not rounds(config.precision):
-        return DOT_PRODUCT * u * (math.sqrt(pixels) + slope * math.sqrt(inputs))
-    bound = prices(config, device) * max(price, u / 2, slope * u / 4)
-    if (
-        _in_eigen(config, device)
-        and config.precision is Precision.MIXED_BFLOAT16
-        and slow_reason(config.precision, device)
-    ):
-        return max(bound, EIGEN_BFLOAT16 * u * math.sqrt(pixels))
-    return bound
-
-
 def _in_eigen(config: RunConfig, device: dict[str, str]) -> bool:
     """Whether TensorFlow's own CPU kernels compute the gradients."""
     return config.framework == "tensorflow" and device["kind"] == "cpu" and not config.execution.compile
 
 
-def _slope(logits: np.ndarray, labels: np.ndarray) -> float:
+def _sums_in_bfloat16(config: RunConfig, device: dict[str, str]) -> bool:
+    bfloat16 = config.precision is Precision.MIXED_BFLOAT16
+    return bfloat16 and _in_eigen(config, device) and bool(slow_reason(config.precision, device))
+
+
+def _slope(reference: Evaluation, case: Case) -> float:
     """By what factor sigmoid(z) - y passes on a relative error of z, at most: |z| (1 - |sigmoid(z) - y|)."""
-    wrongness = np.where(labels > 0, -logits, logits)  # large where the sample is confidently wrong
-    return float(np.max(np.abs(logits) * np.exp(-np.logaddexp(0, wrongness))))
+    wrongness = np.where(case.labels > 0, -reference.logits, reference.logits)  # large where confidently wrong
+    return float(np.max(np.abs(reference.logits) * np.exp(-np.logaddexp(0, wrongness))))
+
+
+def _cancellation(reference: Evaluation, case: Case, name: str) -> float:
+    """By what factor the samples' terms of a gradient are larger than their sum, at least 1.
+
+    A sample's term is sigmoid(z) - y times something that is alike for all, but for the images that the probe mirrors.
+    """
+    terms = np.exp(-np.logaddexp(0, -reference.logits)) - case.labels
+    if name.endswith("kernel"):
+        terms = terms * np.sign(case.images.sum(axis=(1, 2, 3))).reshape(-1, 1)
+    return float(np.abs(terms).sum() / np.abs(terms.sum()))
 
 
 def _mismatches(actual: Sequence[float], expected: Sequence[float]) -> int:

@@ -23,7 +23,7 @@ from common.config import (
 )  # fmt: skip
 from common.data import draw_data, split_batches
 from common.parity import Check
-from common.reference import ROUNDINGS, loss_and_gradients, train_steps
+from common.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
 from common.results import Arrays, Environment, RowResult, Status, Training, make_row
 from common.weights import Weights, draw_weights
 
@@ -45,10 +45,12 @@ def train(framework: str, precision: str, scale: float = 2.0**15, **settings: An
     rounding = ROUNDINGS[config.precision]
     steps, end = train_steps(weights, batches, config.train, config.loss_scale, config.precision, rounding)
     loss = [step.loss for step in steps]
+    labels = [labels for _, labels in batches] * config.train.epochs
+    correct = [binary_accuracy(y, step.logits) for step, y in zip(steps, labels, strict=True)]
     training = Training(
         loss=[*loss],
-        epoch_loss=[float(np.average(loss[first : first + 3], weights=[4, 4, 2])) for first in range(0, len(loss), 3)],
-        epoch_accuracy=[],
+        epoch_loss=epoch_means(loss),
+        epoch_accuracy=epoch_means(correct),
         loss_scale=[step.loss_scale for step in steps],
         skipped_steps=[i for i, t in enumerate(np.diff([s.applied_steps for s in steps], prepend=0)) if not t],
         data_sha256="",
@@ -57,6 +59,10 @@ def train(framework: str, precision: str, scale: float = 2.0**15, **settings: An
     _, _, gradients = loss_and_gradients(weights, *batches[0], rounding, 1024.0)
     environment = Environment("", "", "", "", {"kind": "gpu", "compute_capability": "9.0"})
     return make_row(config, Status.OK, training=training, environment=environment), Arrays(gradients, end)
+
+
+def epoch_means(values: list[float]) -> list[float | None]:
+    return [float(np.average(values[first : first + 3], weights=[4, 4, 2])) for first in range(0, len(values), 3)]
 
 
 def checks_of(row: RowResult, arrays: Arrays) -> dict[str, float]:
@@ -73,7 +79,7 @@ def worst(checks: list[Check]) -> dict[str, float]:
 def test_the_right_run_passes(precision: str) -> None:
     fractions = checks_of(*train("torch", precision))
     assert set(fractions) == {
-        "C6 first gradient", "C6 loss curve", "C6 update", "C6 epoch loss", "C6 scale trace", "C6 skips",
+        "C6 first gradient", "C6 loss curve", "C6 update", "C6 accuracy", "C6 epoch loss", "C6 scale trace", "C6 skips",
     }  # fmt: skip
     assert max(fractions.values()) <= 0.34  # the emulator itself makes 1 E0 of the 3 allowed
 
@@ -94,6 +100,9 @@ def scaled(factor: float, weights: Weights) -> Weights:
 MISTAKES = {
     "epochs average over batches, not over samples": (
         changed_training(epoch_loss=lambda values: [values[0] * 1.001, *values[1:]]), "C6 epoch loss",
+    ),
+    "one sample counted on the wrong side": (
+        changed_training(epoch_accuracy=lambda values: [values[0] - 0.1, *values[1:]]), "C6 accuracy",
     ),
     "batches in another order": (changed_training(loss=lambda loss: loss[::-1]), "C6 loss curve"),
     "one loss a hundredth off": (changed_training(loss=lambda loss: [*loss[:-1], 1.01 * loss[-1]]), "C6 loss curve"),

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from common.config import RunConfig
-from common.parity import Check, check_case, check_updates
+from common.parity import Check, check_case, check_probabilities, check_updates
 from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_cases, draw_updates
 from common.reference import Evaluation
 from common.weights import Weights
@@ -26,6 +28,8 @@ def probe(config: RunConfig, device: str) -> list[Check]:
         for case, evaluation in zip(cases, evaluations, strict=True)
         for check in check_case(config, describe_device(device), case, scale, evaluation)
     ]
+    logits, probabilities = predict(model, config, device, cases[-1])
+    checks.append(check_probabilities(config, cases[-1], logits, probabilities))
     start = {name: 0 * array for name, array in cases[0].weights.items()}
     return checks + check_updates(config, start, gradients, update(model, optimizer, config, start, gradients))
 
@@ -44,6 +48,12 @@ def evaluate(
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
         evaluations.append(Evaluation(float(loss), logits.numpy(), named))
     return evaluations
+
+
+def predict(model: ConvNet, config: RunConfig, device: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and probabilities (B, 1) of the case, as the model stands, each by a call of its own."""
+    images, _ = to_device(case.images, case.labels, device, variable_dtype(config.precision))
+    return model.logits(images).numpy(), model(images).numpy()
 
 
 def update(

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from common.config import RunConfig
-from common.parity import Check, check_case, check_updates
+from common.parity import Check, check_case, check_probabilities, check_updates
 from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_cases, draw_updates
 from common.reference import Evaluation
 from common.weights import Weights
@@ -28,6 +29,8 @@ def probe(config: RunConfig, device: torch.device) -> list[Check]:
         for case, evaluation in zip(cases, evaluations, strict=True)
         for check in check_case(config, describe_device(device), case, scale, evaluation)
     ]
+    logits, probabilities = predict(model, config, device, cases[-1])
+    checks.append(check_probabilities(config, cases[-1], logits, probabilities))
     start = {name: 0 * array for name, array in cases[0].weights.items()}
     return checks + check_updates(config, start, gradients, update(model, optimizer, config, start, gradients))
 
@@ -46,6 +49,13 @@ def evaluate(
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
         evaluations.append(Evaluation(float(loss), logits.cpu().numpy(), named))
     return evaluations
+
+
+@torch.no_grad()
+def predict(model: ConvNet, config: RunConfig, device: torch.device, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and probabilities (B, 1) of the case, as the model stands, each by a call of its own."""
+    images, _ = to_device(case.images, case.labels, device, variable_dtype(config.precision))
+    return model.logits(images).cpu().numpy(), model(images).cpu().numpy()
 
 
 def update(
