@@ -26,12 +26,12 @@ from common.config import (
 from common.data import draw_data, split_batches
 from common.parity import (
     ACCURACY,
-    ACCURACY_MEAN,
     CHAOS,
     EPOCH,
     EPOCH_LOSS,
     FIRST_GRADIENT,
     FLOAT32_TRAINING,
+    HALF_A_SAMPLE,
     KERAS_UPDATE,
     LOSS_CURVE,
     PAIR_GRADIENT,
@@ -50,9 +50,9 @@ from common.parity import (
     compare,
     gradient_bounds,
     joined,
-    prices,
     relative_error,
     rounds,
+    training_prices,
 )
 from common.probe import Case
 from common.reference import ROUNDINGS, Evaluation, Step, exact, loss_and_gradients, train_steps
@@ -211,7 +211,7 @@ def _check_scale_trace(config: RunConfig, training: Training) -> Check:
 
 def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     """In each epoch whose steps can all be compared."""
-    images, multiple = row.config.data.images, prices(row.config, _device(row))
+    images, multiple = row.config.data.images, training_prices(row.config, _device(row))
     epochs = steps // row.config.steps_per_epoch
     shape = (row.config.train.epochs, row.config.steps_per_epoch)
     correct = whole.correct.reshape(shape).sum(axis=1)
@@ -220,8 +220,8 @@ def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     return [
         compare(
             ACCURACY,
-            abs(accuracy[epoch] - correct[epoch] / images),
-            doubtful[epoch] / images + ACCURACY_MEAN,
+            abs(images * accuracy[epoch] - correct[epoch]),
+            doubtful[epoch] + HALF_A_SAMPLE,
             f"epoch {epoch + 1}",
         )
         for epoch in range(epochs)
@@ -247,7 +247,7 @@ def _extent(horizon: int, skipped: list[int], others: list[int], steps: int) -> 
 def _bound(row: RowResult, price: float) -> float:
     if not rounds(row.config.precision):
         return FLOAT32_TRAINING
-    return prices(row.config, _device(row)) * price
+    return training_prices(row.config, _device(row)) * price
 
 
 def _price(course: Course, loss: np.ndarray) -> float:

@@ -68,14 +68,16 @@ def draw_updates(
 ) -> list[Weights]:
     """Unscaled gradients for each step, in float32, whose values change sign; they overflow where a scaler can see it.
 
-    Entries of one tensor take the sizes of GRADIENT_SIZES in turn.
+    Entries of one tensor take the sizes of GRADIENT_SIZES in turn. Half way all fall to a hundredth, so that Adam's
+    second moment falls as well, which AMSGrad would not allow.
     """
     generator = np.random.default_rng(seed)
     shapes = {name: array.shape for name, array in draw_weights(model, seed).items()}
     plan = []
     for step in range(steps):
+        fall = 1.0 if step < steps // 2 else 0.01
         gradients = {
-            name: (gradient_sizes(shape) * generator.uniform(-1, 2, shape)).astype(np.float32)
+            name: (gradient_sizes(shape) * generator.uniform(-1, 2, shape) * fall).astype(np.float32)
             for name, shape in shapes.items()
         }
         if precision.scales_loss and step in OVERFLOWING_STEPS:
