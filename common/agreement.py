@@ -103,12 +103,11 @@ class FirstBatch(NamedTuple):
 
 
 def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowResult]:
-    """Add C6 to every row that was trained; checks of an earlier C6 are replaced."""
+    """Add C6 to every row that was trained, well or not; checks of an earlier C6 are replaced."""
     names = {rule.name for rule in (FIRST_GRADIENT, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)}
     own = [replace(row, checks=[check for check in row.checks if check.name not in names]) for row in rows]
     return [
-        replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.status is Status.OK else row
-        for row in own
+        replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.training else row for row in own
     ]
 
 
@@ -118,7 +117,7 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
     Model.fit is TensorFlow's alone, and is held to the same row of PyTorch.
     """
     checks: dict[tuple[str, bool], list[Check]] = {}
-    tensorflow, torch = ([row for row in rows if row.status is Status.OK and row.framework == f] for f in FRAMEWORKS)
+    tensorflow, torch = ([row for row in rows if row.training and row.framework == name] for name in FRAMEWORKS)
     for mine in tensorflow:
         for other in torch:
             same = (mine.precision, mine.compile, mine.config.repeat) == (
@@ -140,7 +139,7 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
         checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, reference, bounds)
     if course := _course(row, rows):
         steps, extent = _extent(course.horizon, training.skipped_steps, course.skipped, len(loss))
-        bound = _bound(row, _price(course, loss[:steps]))
+        bound = _bound(row, _price(course, course.loss[:steps]))
         checks.append(compare(LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound, extent))
         if course.whole:
             checks.append(_compare_skips(SKIPPED, training.skipped_steps, course.skipped, len(loss)))
@@ -201,7 +200,8 @@ def _check_epochs(config: RunConfig, training: Training) -> Check:
     size, images = config.train.batch_size, config.data.images
     sizes = [min(size, images - start) for start in range(0, images, size)]
     means = np.average(_array(training.loss).reshape(-1, len(sizes)), axis=1, weights=sizes)
-    return compare(EPOCH, relative_error(_array(training.epoch_loss), means), EPOCH_LOSS, "all epochs")
+    finite = np.isfinite(means)
+    return compare(EPOCH, relative_error(_array(training.epoch_loss)[finite], means[finite]), EPOCH_LOSS, "all epochs")
 
 
 def _check_scale_trace(config: RunConfig, training: Training) -> Check:
@@ -350,7 +350,8 @@ def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
 
 
 def _horizon(error: np.ndarray, loss: np.ndarray, precision: Precision) -> int:
-    lost = error / _running_rms(loss) >= (CHAOS if rounds(precision) else FLOAT32_TRAINING / PRICES)
+    known = error / _running_rms(loss) < (CHAOS if rounds(precision) else FLOAT32_TRAINING / PRICES)
+    lost = ~known  # also where the reference itself is not finite any more
     return int(np.argmax(lost)) if lost.any() else len(loss)
 
 
@@ -369,12 +370,12 @@ def _update(config: RunConfig, arrays: Arrays) -> np.ndarray:
 
 
 def _training(row: RowResult) -> Training:
-    assert row.training is not None  # it is there in every row that ended ok
+    assert row.training is not None  # only rows that were trained come here
     return row.training
 
 
 def _device(row: RowResult) -> dict[str, str]:
-    assert row.environment is not None  # it is there in every row that ended ok
+    assert row.environment is not None  # it is there in every row that was trained
     return row.environment.device
 
 

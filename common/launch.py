@@ -47,7 +47,7 @@ def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, o
         return _failed(config, exit_code, log_file, log_name)
     try:
         row = read_json(result_file, RowResult)
-        if row.status is Status.OK and row.config == config:
+        if row.training and row.config == config:
             read_arrays(arrays_file(folder))
     except (OSError, ValueError) as error:
         return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}", log=log_name)

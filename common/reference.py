@@ -57,6 +57,10 @@ ROUNDINGS: dict[Precision, Rounding] = {
 }
 
 
+# Where a run overflows, so does its reference, and inf - inf is as it should be.
+_overflowing = np.errstate(over="ignore", invalid="ignore")
+
+
 class Evaluation(NamedTuple):
     """One forward and backward pass: mean loss, logits (B, 1), and the gradients of the *unscaled* loss."""
 
@@ -107,6 +111,7 @@ def binary_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.mean((logits > 0) == (labels > 0)))
 
 
+@_overflowing
 def loss_and_gradients(
     weights: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding = exact, loss_scale: float = 1.0
 ) -> Evaluation:
@@ -127,7 +132,7 @@ def loss_and_gradients(
     return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
 
 
-@np.errstate(invalid="ignore")  # inf - inf, where the emulator has overflowed as float16 does
+@_overflowing
 def _pass(
     rounded: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding, loss_scale: float, batch: int
 ) -> tuple[np.ndarray, Weights]:

@@ -139,6 +139,21 @@ def test_a_learning_rate_of_one_frameworks_own_is_seen_by_the_pair() -> None:
     assert worst(checks["float32", False])["C8 update"] > 1.5
 
 
+def test_a_loss_that_is_not_finite_fails_where_the_reference_is() -> None:
+    row, arrays = train("torch", "float32")
+    assert row.training
+    loss = [*row.training.loss[:4], *[None] * 5]
+    diverged = replace(row, status=Status.NONFINITE, training=replace(row.training, loss=loss))
+    assert checks_of(diverged, arrays)["C6 loss curve"] == np.inf
+
+
+def test_a_run_that_is_right_to_overflow_passes_until_then() -> None:
+    """A learning rate of 1e200: the loss leaves float64 as well."""
+    row, arrays = train("torch", "mixed_bfloat16", learning_rate=1e200)
+    (complete,) = complete_checks([row], lambda row: arrays)
+    assert next(check for check in complete.checks if check.name == "C6 loss curve").passed
+
+
 def test_a_pair_is_of_the_same_experiment() -> None:
     rows = [train("tensorflow", "float32"), train("torch", "float32", epochs=4)]
     assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
