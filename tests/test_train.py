@@ -8,14 +8,20 @@ import pytest
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.hardware import Unsupported
 from common.parity import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
-from common.results import RowResult, Status
+from common.recorder import OnArrays
+from common.results import Arrays, RowResult, Status
 from tests.conftest import needs_tensorflow
 
 SHAPE = (9, 12, 3)
 
 
 def train(
-    impl: SimpleNamespace, precision: str, compile: bool = False, loop: str = "custom", **settings: int
+    impl: SimpleNamespace,
+    precision: str,
+    compile: bool = False,
+    loop: str = "custom",
+    on_arrays: OnArrays | None = None,
+    **settings: int,
 ) -> RowResult:
     config = RunConfig(
         impl.framework,
@@ -25,7 +31,7 @@ def train(
         TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
         execution=ExecutionConfig("cpu", compile, loop, threads=1),
     )
-    return impl.run.run(config)
+    return impl.run.run(config, on_arrays=on_arrays)
 
 
 def losses(row: RowResult) -> np.ndarray:
@@ -63,16 +69,21 @@ def test_events_report_every_epoch(impl: SimpleNamespace) -> None:
 
 
 @needs_tensorflow
+@pytest.mark.parametrize("compile", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
-def test_fit_trains_the_same(precision: str, request: pytest.FixtureRequest) -> None:
-    impl = request.getfixturevalue("tensorflow_impl")
-    custom, fit = train(impl, precision), train(impl, precision, loop="fit")
+def test_fit_trains_the_same(tensorflow_impl: SimpleNamespace, precision: str, compile: bool) -> None:
+    """The same losses, the same scales and the same weights in the end, bit for bit."""
+    arrays: list[Arrays] = []
+    custom = train(tensorflow_impl, precision, compile, on_arrays=arrays.append)
+    fit = train(tensorflow_impl, precision, compile, loop="fit", on_arrays=arrays.append)
     assert custom.training
     assert fit.training
     assert np.abs(losses(custom) - losses(fit)).max() <= FIT_AGAINST_CUSTOM_LOOP
     assert fit.training.loss_scale == custom.training.loss_scale
     assert fit.training.skipped_steps == custom.training.skipped_steps
     assert fit.training.epoch_accuracy == custom.training.epoch_accuracy
+    for name, weight in arrays[0].final_weights.items():
+        assert np.abs(arrays[1].final_weights[name] - weight).max() <= FIT_AGAINST_CUSTOM_LOOP
 
 
 def test_tf32_needs_a_gpu(impl: SimpleNamespace) -> None:

@@ -29,8 +29,7 @@ def probe(config: RunConfig, device: torch.device) -> list[Check]:
         for case, evaluation in zip(cases, evaluations, strict=True)
         for check in check_case(config, describe_device(device), case, scale, evaluation)
     ]
-    logits, probabilities = predict(model, config, device, cases[-1])
-    checks.append(check_probabilities(config, cases[-1], logits, probabilities))
+    checks += [check_probabilities(config, case, *predict(model, config, device, case)) for case in cases]
     start = {name: 0 * array for name, array in cases[0].weights.items()}
     return checks + check_updates(config, start, gradients, update(model, optimizer, config, start, gradients))
 
@@ -51,11 +50,11 @@ def evaluate(
     return evaluations
 
 
-@torch.no_grad()
 def predict(model: ConvNet, config: RunConfig, device: torch.device, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and probabilities (B, 1) of the case, as the model stands, each by a call of its own."""
+    """Logits and probabilities (B, 1) of the case, each by a call of its own."""
+    load_weights(model, case.weights)
     images, _ = to_device(case.images, case.labels, device, variable_dtype(config.precision))
-    return model.logits(images).cpu().numpy(), model(images).cpu().numpy()
+    return model.logits(images).detach().cpu().numpy(), model(images).detach().cpu().numpy()
 
 
 def update(
