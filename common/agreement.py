@@ -344,7 +344,7 @@ def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
     applied = np.array([step not in training.skipped_steps for step in range(len(reference))], int)
     price = first.price if rounds(row.config.precision) else KERAS_UPDATE
-    error = price * growth[np.cumsum(applied) - applied] * np.abs(_array(training.loss))
+    error = price * growth[np.cumsum(applied) - applied] * _running_rms(_array(training.loss))
     horizon = _horizon(error, _array(training.loss), row.config.precision)
     return Course(reference, error, 2 if row.precision == Precision.FLOAT64 else max(2, horizon), [])
 

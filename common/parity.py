@@ -127,13 +127,14 @@ GRADIENT = Rule(
     "C2 gradient",
     "gradient",
     "relative error of the gradient of each weight in each probe case; infinite if it vanishes or overflows",
-    "float: 4 u c (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4), of a single entry also c u/2; TensorFlow "
-    "on a CPU without XLA: float16 12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w); PyTorch on a CPU that "
+    "float: 4 u c (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4), of a bias also c u/2; TensorFlow on a CPU "
+    " without XLA: float16 12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w); PyTorch on a CPU that "
     "emulates the type u c sqrt(B) / 2",
     "a sum over B h w pixels, and the logits' error, which exp passes on s-fold, s = max |z| (1 - |sigmoid(z) - y|); "
-    "labels that balance make the sum smaller than its terms, c = sum |sigmoid(z) - y| / |sum (sigmoid(z) - y)|; of a "
-    "tensor of one entry, or a gradient that few samples decide, the emulator's error may be small by luck, so E0 is "
-    "at least the median over the tensors",
+    "labels that balance make the sum smaller than its terms, c = sum |sigmoid(z) - y| / |sum (sigmoid(z) - y)|; to a "
+    "bias every sample adds the same vector, times sigmoid(z) - y, and TensorFlow's GPU kernel adds its blocks' sums "
+    "in 16 bits; of a gradient that few numbers decide the emulator's error may be small by luck, so E0 is at least "
+    "the median over the tensors",
 )
 LOSS_OF_LOGITS = Rule(
     "C3 loss",
@@ -325,10 +326,10 @@ def gradient_bounds(
     u, slope, inputs = ROUNDOFF[config.precision], _slope(reference, case), len(case.weights["dense/kernel"])
     pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
     bounds = {}
-    for name, gradient in reference.gradients.items():
+    for name in price:
         cancelling = _cancellation(reference, case, name)
         if rounds(config.precision):
-            one_rounding = u / 2 * (cancelling if gradient.size == 1 else 1)
+            one_rounding = u / 2 * (cancelling if name.endswith("bias") else 1)
             bounds[name] = prices(config, device) * max(price[name], usual, one_rounding, slope * u / 4)
         else:
             bounds[name] = DOT_PRODUCT * u * cancelling * (math.sqrt(pixels) + slope * math.sqrt(inputs))

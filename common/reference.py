@@ -35,7 +35,7 @@ def exact(values: np.ndarray) -> np.ndarray:
 def round_to_float16(values: np.ndarray) -> np.ndarray:
     """To the nearest float16, ties to even: above 65504 to infinity, below 3e-8 to 0."""
     with np.errstate(over="ignore"):
-        return values.astype(np.float16).astype(np.float64)
+        return values.astype(np.float16).astype(values.dtype)
 
 
 def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -118,17 +118,21 @@ def loss_and_gradients(
     """Forward and backward pass of the model; images (B, H, W, C), labels (B, 1) in {0, 1}.
 
     Every stored tensor goes through `rounding`, and so does the gradient of the scaled loss on its way back through it.
-    The batch is worked off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory.
+    What is rounded to 16 bits is computed in float32, whose own roundings are nothing beside those. The batch is worked
+    off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory.
     """
-    rounded = {name: rounding(array.astype(np.float64)) for name, array in weights.items()}
+    dtype = np.float64 if rounding is exact else np.float32
+    rounded = {name: rounding(array.astype(dtype)) for name, array in weights.items()}
     _, height, width, _ = images.shape
     samples = max(1, PART_ENTRIES // (height * width * len(weights["conv1/bias"])))
     one_part = partial(_pass, rounded, rounding=rounding, loss_scale=loss_scale, batch=len(images))
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         parts = list(pool.map(one_part, *zip(*split_batches(images, labels, samples), strict=True)))
-    logits = np.concatenate([part_logits for part_logits, _ in parts])
-    sums = {name: np.sum([sums[name] for _, sums in parts], axis=0) for name in weights}
-    unscaled = {name: rounding(array) / loss_scale for name, array in sums.items()}
+    logits = np.concatenate([part_logits for part_logits, _ in parts]).astype(np.float64)
+    unscaled = {}
+    for name in weights:
+        total: np.ndarray = sum(gradients[name].astype(np.float64) for _, gradients in parts)  # type: ignore[assignment]
+        unscaled[name] = rounding(total) / loss_scale
     return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
 
 
@@ -143,17 +147,19 @@ def _pass(
     """
     *convolutions, _ = dict.fromkeys(name.partition("/")[0] for name in rounded)
 
-    features, patches = rounding(images.astype(np.float64)), {}
+    dtype = rounded["dense/kernel"].dtype
+    features, patches = rounding(images.astype(dtype)), {}
     for layer in convolutions:
         kernel = rounded[f"{layer}/kernel"]
         patches[layer] = _patches(features, kernel.shape[0])
-        products = rounding(patches[layer] @ kernel.reshape(-1, kernel.shape[-1]))
-        features = rounding(products + rounded[f"{layer}/bias"])
+        features = rounding(patches[layer] @ kernel.reshape(-1, kernel.shape[-1]))
+        features += rounded[f"{layer}/bias"]
+        features = rounding(features)
     flat = features.reshape(len(features), -1)
     logits = rounding(rounding(flat @ rounded["dense/kernel"]) + rounded["dense/bias"])
 
     slope = (1 - labels) * _sigmoid(logits) - labels * _sigmoid(-logits)  # sigmoid(z) - y, without cancelling
-    d_logits = rounding(loss_scale * slope / batch)
+    d_logits = rounding((loss_scale * slope / batch).astype(dtype))
     gradients = {"dense/bias": d_logits.sum(axis=0), "dense/kernel": flat.T @ d_logits}
     d_features = (d_logits @ rounded["dense/kernel"].T).reshape(features.shape)
     for layer in reversed(convolutions):
@@ -234,6 +240,8 @@ def train_steps(
 
 def _patches(features: np.ndarray, size: int) -> np.ndarray:
     """(B, H, W, C) to (B, h, w, size*size*C): what each output pixel of a valid convolution sees."""
+    if size == 1:
+        return features
     height, width = features.shape[1] - size + 1, features.shape[2] - size + 1
     offsets = [(row, column) for row in range(size) for column in range(size)]
     return np.concatenate([features[:, r : r + height, c : c + width] for r, c in offsets], axis=-1)
@@ -241,9 +249,11 @@ def _patches(features: np.ndarray, size: int) -> np.ndarray:
 
 def _fold(patches: np.ndarray, size: int) -> np.ndarray:
     """Undo _patches by adding up what overlaps: the gradient of it."""
+    if size == 1:
+        return patches
     batch, height, width, _ = patches.shape
     blocks = np.split(patches, size * size, axis=-1)
-    features = np.zeros((batch, height + size - 1, width + size - 1, blocks[0].shape[-1]))
+    features = np.zeros((batch, height + size - 1, width + size - 1, blocks[0].shape[-1]), patches.dtype)
     for number, block in enumerate(blocks):
         row, column = divmod(number, size)
         features[:, row : row + height, column : column + width] += block
@@ -262,4 +272,4 @@ def _drop_bits(values: np.ndarray, count: int) -> np.ndarray:
     bits += tie
     bits += np.uint32(2 ** (count - 1) - 1)
     bits &= np.uint32(2**32 - 2**count)
-    return np.asarray(bits.view(np.float32), np.float64)
+    return np.asarray(bits.view(np.float32), values.dtype)
