@@ -53,13 +53,24 @@ def _use_keras_epsilon(adam: torch.optim.Adam, epsilon: float) -> None:
     """Set the epsilon of step t to epsilon / sqrt(1 - beta_2**t).
 
     Keras adds epsilon to sqrt(v), PyTorch to sqrt(v / (1 - beta_2**t)); with this epsilon both take the same step.
-    Reading t waits for the device once a step: only the device knows which steps overflowed.
+    Only the device knows t, since it decides which steps overflowed. Reading it at once would wait until the device has
+    nothing left to do; copied after a step and read before the next, it has long arrived.
     """
+    parameter = adam.param_groups[0]["params"][0]
+    applied = torch.zeros((), pin_memory=parameter.is_cuda)
+    arrival = torch.cuda.Event() if parameter.is_cuda else None
 
     def set_epsilon(adam: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if arrival:
+            arrival.synchronize()
+        t = 1 + int(applied)
         for group in adam.param_groups:
-            state = adam.state.get(group["params"][0])
-            t = 1 + (int(state["step"]) if state else 0)
             group["eps"] = epsilon / math.sqrt(1 - group["betas"][1] ** t)
 
+    def copy_applied_steps(adam: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        applied.copy_(adam.state[parameter]["step"], non_blocking=True)
+        if arrival:
+            arrival.record()
+
     adam.register_step_pre_hook(set_epsilon)
+    adam.register_step_post_hook(copy_applied_steps)
