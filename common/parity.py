@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.config import Precision, RunConfig
-from common.data import draw_data, fingerprint
+from common.data import draw_data, fingerprint_batches
 from common.hardware import slow_reason
 from common.probe import GRADIENT_SIZES, PROBE_LOSS_SCALE, Case, Updates, gradient_sizes
 from common.reference import ROUNDINGS, Evaluation, apply_gradients, binary_crossentropy, loss_and_gradients, make_state
@@ -410,7 +410,7 @@ def check_start(config: RunConfig, data_sha256: str, exported: Weights, loss_sca
     dtypes = sum(array.dtype.name != config.precision.variable_dtype for array in exported.values())
     scale = config.loss_scale.initial_scale if config.precision.scales_loss else 1.0
     return [
-        compare(START, int(data_sha256 != fingerprint(*draw_data(config.data))), 0, "data on the device"),
+        compare(START, int(data_sha256 != fingerprint_batches([draw_data(config.data)])), 0, "data on the device"),
         compare(START, differing, 0, "starting weights"),
         compare(START, dtypes, 0, f"weights not {config.precision.variable_dtype}"),
         compare(START, abs(loss_scale - scale), 0, "first loss scale"),

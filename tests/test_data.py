@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.config import DataConfig
-from common.data import draw_data, fingerprint, join_batches, split_batches
+from common.data import draw_data, fingerprint, fingerprint_batches, split_batches
 
 SMALL = DataConfig(images=5, image_shape=(4, 6, 3), seed=12)
 
@@ -31,9 +31,13 @@ def test_the_last_batch_may_be_smaller() -> None:
     assert [len(batch) for batch, _ in split_batches(images, labels, 2)] == [2, 2, 1]
 
 
-def test_joined_batches_are_the_data() -> None:
+def test_batches_have_the_fingerprint_of_the_data() -> None:
     images, labels = draw_data(SMALL)
-    assert fingerprint(*join_batches(split_batches(images, labels, 2))) == fingerprint(images, labels)
+    whole = fingerprint_batches([(images, labels)])
+    assert fingerprint_batches(split_batches(images, labels, 2)) == whole
+    assert fingerprint_batches(split_batches(images, labels, 2)[::-1]) != whole
+    assert fingerprint_batches([(images, 1 - labels)]) != whole
+    assert fingerprint_batches([(images.transpose(0, 2, 1, 3), labels)]) != whole
 
 
 @pytest.mark.parametrize(

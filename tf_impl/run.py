@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.config import Precision, RunConfig
-from common.data import draw_data, fingerprint, join_batches, split_batches
+from common.data import draw_data, fingerprint, fingerprint_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.parity import check_start
@@ -61,7 +61,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     model = build_model(config.model, config.precision, device)
     load_weights(model, draw_weights(config.model, config.data.seed))
     hashes = {
-        "data_sha256": fingerprint(*join_batches(to_host(*batch) for batch in batches)),
+        "data_sha256": fingerprint_batches(to_host(*batch) for batch in batches),
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
     optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
