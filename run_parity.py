@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tabulate import tabulate_formats
 
-from common.agreement import check_pairs, complete_checks
+from common.agreement import ArraysOf, check_pairs, complete_checks
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.hardware import cpu_name
 from common.launch import arrays_file, launch_row
@@ -26,6 +26,7 @@ from common.options import Parser, add_experiment_options, make_config, positive
 from common.progress import reporting
 from common.results import Arrays, Results, RowResult, Status, judge, make_row, read_arrays, read_json, write_json
 from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
+from common.weights import draw_weights
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -44,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
     output = prepare_output(parser, arguments.output, arguments.resume)
-    earlier = read_earlier(parser, output / "results.json") if arguments.resume else []
-    finished = {row.config: row for row in earlier if row.status is Status.OK and has_arrays(output, row)}
+    earlier = read_earlier(parser, output) if arguments.resume else []
+    finished = {row.config: row for row in earlier if row.status is Status.OK}
     command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
-    results = Results(command=command, environment=describe_parent(), rows=beside(output, earlier, configs))
+    results = Results(command=command, environment=describe_parent(), rows=beside(earlier, configs))
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
 
     interrupted = False
@@ -67,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if interrupted:
                 break
 
-    if not arguments.quiet:
-        print("holding the runs to float64 and to each other", file=sys.stderr)
-    arrays_of = partial(arrays_in, output)
-    rows = complete_checks(results.rows, arrays_of)
-    results = replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
-    write_json(output / "results.json", results)
+    if not interrupted:
+        if not arguments.quiet:
+            print("holding the runs to float64 and to each other", file=sys.stderr)
+        try:
+            results = compare_runs(results, partial(arrays_in, output))
+            write_json(output / "results.json", results)
+        except KeyboardInterrupt:
+            interrupted = True
     print_tables(results, arguments.format)
     if not arguments.quiet:
         print(f"results: {output / 'results.json'}", file=sys.stderr)
@@ -160,14 +163,16 @@ def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
     return output
 
 
-def read_earlier(parser: Parser, path: Path) -> list[RowResult]:
-    """The rows of the run that is resumed."""
+def read_earlier(parser: Parser, output: Path) -> list[RowResult]:
+    """The rows of the run that is resumed; one whose arrays are damaged is left out, and so runs again."""
+    path = output / "results.json"
     if not path.exists():
         return []
     try:
-        return read_json(path, Results).rows
+        rows = read_json(path, Results).rows
     except (OSError, ValueError) as error:
         parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
+    return [row for row in rows if has_arrays(output, row)]
 
 
 def arrays_in(output: Path, row: RowResult) -> Arrays:
@@ -176,20 +181,29 @@ def arrays_in(output: Path, row: RowResult) -> Arrays:
 
 
 def has_arrays(output: Path, row: RowResult) -> bool:
-    """Whether they are still there; without them the row can't be compared and has to run again."""
-    return arrays_file(output / "rows" / row.config.row_id).exists()
+    """Whether they are still there and of the row's model; without them the row can't be compared."""
+    shapes = {name: array.shape for name, array in draw_weights(row.config.model, row.config.data.seed).items()}
+    try:
+        arrays = arrays_in(output, row)
+    except (OSError, ValueError):
+        return False
+    return all({name: array.shape for name, array in weights.items()} == shapes for weights in arrays)
 
 
-def beside(output: Path, earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
+def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
+    """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
+    rows = complete_checks(results.rows, arrays_of)
+    return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
+
+
+def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
     """The earlier rows that stay as they are: rows of the same experiment that are not asked for again."""
     asked = {config.row_id for config in configs}
     experiments = {(config.data, config.model, config.train) for config in configs}
     return [
         row
         for row in earlier
-        if has_arrays(output, row)
-        and row.config.row_id not in asked
-        and (row.config.data, row.config.model, row.config.train) in experiments
+        if row.config.row_id not in asked and (row.config.data, row.config.model, row.config.train) in experiments
     ]
 
 

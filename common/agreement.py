@@ -5,6 +5,7 @@ a long chain of roundings, each of which the next steps amplify, so a comparison
 anything, and names the step.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,29 +34,33 @@ from common.parity import (
     FLOAT32_TRAINING,
     HALF_A_SAMPLE,
     KERAS_UPDATE,
+    LEAST_SHARE_OF_PRICE,
     LOSS_CURVE,
     PAIR_GRADIENT,
     PAIR_LOSS,
     PAIR_SKIPPED,
     PAIR_UPDATE,
+    PRESENCE,
     PRICES,
     ROUNDOFF,
+    RUN_LABEL,
     SCALE_TRACE,
     SKIPPED,
     STEPS_TO_A_DOUBTFUL_SKIP,
     UPDATE,
     Check,
-    Rule,
     check_gradients,
+    check_held,
     compare,
     gradient_bounds,
     joined,
     relative_error,
     rounds,
+    rules_of_worker,
     training_prices,
 )
 from common.probe import Case
-from common.reference import ROUNDINGS, Evaluation, Step, exact, loss_and_gradients, train_steps
+from common.reference import ROUNDINGS, Evaluation, Step, exact, follow_steps, loss_and_gradients
 from common.results import Arrays, RowResult, Status, Training
 from common.weights import Weights, draw_weights
 
@@ -70,27 +75,30 @@ class WholeRun(NamedTuple):
     """What only a reference that trains the whole run can say.
 
     correct: in each step, the samples whose logit has the right sign. certainty: the samples' logits, in multiples of
-    E0 of them. update: final less starting weights, all in one row. update_price: E0 of it.
+    E0 of them. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
+    weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
     """
 
     correct: np.ndarray
     certainty: list[np.ndarray]
+    contradicted: list[int]
     update: np.ndarray
     update_price: float
+    stored: float
 
 
 @dataclass(frozen=True)
 class Course:
     """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
 
-    error: E0 at each step, as a difference of the loss. horizon: the first step at which it says nothing any more.
-    skipped: the steps that the reference skips. whole: None where NumPy can't train the run.
+    error: E0 at each step, as a difference of the loss. limit: how many steps can be compared however small the error
+    is, and the reason. whole: None where NumPy can't train the run.
     """
 
     loss: np.ndarray
     error: np.ndarray
-    horizon: int
-    skipped: list[int]
+    limit: int
+    reason: str
     whole: WholeRun | None = None
 
 
@@ -100,11 +108,15 @@ class FirstBatch(NamedTuple):
     gradients: Weights
     bounds: dict[str, float]
     price: float
+    loss_scale: float
 
 
 def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowResult]:
     """Add C6 to every row that was trained, well or not; checks of an earlier C6 are replaced."""
-    names = {rule.name for rule in (FIRST_GRADIENT, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)}
+    names = {
+        rule.name
+        for rule in (PRESENCE, FIRST_GRADIENT, RUN_LABEL, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)
+    }
     own = [replace(row, checks=[check for check in row.checks if check.name not in names]) for row in rows]
     return [
         replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.training else row for row in own
@@ -133,20 +145,22 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
     """C6 on a row that was trained. A run too large for NumPy is held to the float64 rows among `rows`."""
     config, training = row.config, _training(row)
     loss = _array(training.loss)
-    checks = [_check_epochs(config, training), _check_scale_trace(config, training)]
+    checks = [*_check_presence(row), _check_epochs(config, training), _check_scale_trace(config, training)]
     if first := _first_batch(row):
-        reference, bounds, _ = first
-        checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, reference, bounds)
+        checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, first.gradients, first.bounds)
+        checks += _check_label(config, first, arrays.first_gradients)
     if course := _course(row, rows):
-        steps, extent = _extent(course.horizon, training.skipped_steps, course.skipped, len(loss))
+        skips = [] if course.whole else training.skipped_steps  # a float64 row skips nothing
+        steps, extent = _extent(row, course, min((step + 1 for step in skips), default=len(loss)))
         bound = _bound(row, _price(course, course.loss[:steps]))
         checks.append(compare(LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound, extent))
         if course.whole:
-            checks.append(_compare_skips(SKIPPED, training.skipped_steps, course.skipped, len(loss)))
+            differing = [step for step in course.whole.contradicted if step < steps]
+            checks.append(compare(SKIPPED, len(differing), 0, f"steps {differing}" if differing else "all steps"))
             checks += _check_accuracy(row, course.whole, steps)
         if course.whole and steps == len(loss):
             error = relative_error(_update(config, arrays), course.whole.update)
-            checks.append(compare(UPDATE, error, _bound(row, course.whole.update_price), extent))
+            checks.append(compare(UPDATE, error, _update_bound(row, course.whole), extent))
     return checks
 
 
@@ -157,18 +171,21 @@ def check_pair(
     config = tensorflow.config
     skipped, others = (_training(row).skipped_steps for row in (tensorflow, torch))
     loss, reference = (_array(_training(row).loss) for row in (tensorflow, torch))
-    checks = [_compare_skips(PAIR_SKIPPED, skipped, others, len(loss))]
+    course = _course(tensorflow, rows)
+    within, extent = _extent(tensorflow, course, len(loss)) if course else (len(loss), "all steps")
+    differing = abs(sum(step < within for step in skipped) - sum(step < within for step in others))
+    checks = [compare(PAIR_SKIPPED, differing, max(1, within // STEPS_TO_A_DOUBTFUL_SKIP), extent)]
     if first := _first_batch(tensorflow):
         checks += check_gradients(
             PAIR_GRADIENT, "first batch", mine.first_gradients, other.first_gradients, first.bounds
         )
-    if course := _course(tensorflow, rows):
-        steps, extent = _extent(course.horizon, skipped, others, len(loss))
+    if course:
+        steps, extent = _extent(tensorflow, course, min((t + 1 for t in set(skipped) ^ set(others)), default=len(loss)))
         bound = _bound(tensorflow, _price(course, reference[:steps]))
         checks.append(compare(PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound, extent))
         if course.whole and steps == len(loss):
             error = relative_error(_update(config, mine), _update(config, other))
-            checks.append(compare(PAIR_UPDATE, error, _bound(tensorflow, course.whole.update_price), extent))
+            checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course.whole), extent))
     return checks
 
 
@@ -194,6 +211,14 @@ def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[
             scale, finite = scale * LOSS_SCALE_GROWTH, 0
         trace.append(scale)
     return trace
+
+
+def _check_presence(row: RowResult) -> list[Check]:
+    """A check that the row's own process should have made, and did not, has failed."""
+    made = {check.name for check in row.checks}
+    return [
+        compare(PRESENCE, 1, 0, rule.name) for rule in rules_of_worker(row.config.precision) if rule.name not in made
+    ]
 
 
 def _check_epochs(config: RunConfig, training: Training) -> Check:
@@ -228,26 +253,40 @@ def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     ]
 
 
-def _compare_skips(rule: Rule, skipped: list[int], others: list[int], steps: int) -> Check:
-    doubtful = max(1, steps // STEPS_TO_A_DOUBTFUL_SKIP)
-    differing = sorted(set(skipped) ^ set(others))
-    return compare(rule, len(differing), doubtful, f"steps {differing}" if differing else "all steps")
+def _check_label(config: RunConfig, first: FirstBatch, actual: Weights) -> list[Check]:
+    """Whether the run itself computed in its precision, and each convolution of it."""
+    if not rounds(config.precision):
+        return []
+    error = float(np.median([relative_error(actual[name], gradient) for name, gradient in first.gradients.items()]))
+    share = first.price / error if error else math.inf
+    checks = [compare(RUN_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "first batch, median of the gradients")]
+    return checks + check_held(RUN_LABEL, config.precision, "first batch", actual, first.loss_scale)
 
 
-def _extent(horizon: int, skipped: list[int], others: list[int], steps: int) -> tuple[int, str]:
+def _extent(row: RowResult, course: Course, parting: int) -> tuple[int, str]:
     """How many steps can be compared, and why not more. A step's loss is taken before the step is skipped."""
-    parting = min((step + 1 for step in set(skipped) ^ set(others)), default=steps)
-    if min(horizon, parting) >= steps:
-        return steps, f"all {steps} steps"
-    if parting < horizon:
-        return parting, f"{parting} of {steps} steps, then one alone skips"
-    return horizon, f"{horizon} of {steps} steps, then chaos"
+    steps = len(course.loss)
+    allowed = training_prices(row.config, _device(row)) / PRICES * course.error
+    finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
+    chaos = max(min(2, finite), _horizon(allowed, course.loss, row.config.precision))  # the first update in any case
+    return min(
+        (steps, f"all {steps} steps"),
+        (course.limit, f"{course.limit} of {steps} steps, {course.reason}"),
+        (parting, f"{parting} of {steps} steps, then one alone skips"),
+        (chaos, f"{chaos} of {steps} steps, then chaos"),
+        key=lambda choice: choice[0],
+    )
 
 
 def _bound(row: RowResult, price: float) -> float:
     if not rounds(row.config.precision):
         return FLOAT32_TRAINING
     return training_prices(row.config, _device(row)) * price
+
+
+def _update_bound(row: RowResult, whole: WholeRun) -> float:
+    """What float32 may miss by, any precision may: weights are stored in it, and Adam computes in it."""
+    return max(_bound(row, whole.update_price), FLOAT32_TRAINING, whole.stored)
 
 
 def _price(course: Course, loss: np.ndarray) -> float:
@@ -263,7 +302,7 @@ def _first_batch(row: RowResult) -> FirstBatch | None:
     case, reference, emulated = _first_pass(config.data, config.model, config.train.batch_size, config.precision, scale)
     bounds = gradient_bounds(config, _device(row), case, reference, emulated)
     prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
-    return FirstBatch(reference.gradients, bounds, float(np.median(prices)))
+    return FirstBatch(reference.gradients, bounds, float(np.median(prices)), scale)
 
 
 @cache
@@ -278,21 +317,26 @@ def _first_pass(
 
 
 def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
-    config = row.config
+    config, skipped = row.config, tuple(_training(row).skipped_steps)
     if step_flops(config) * len(_training(row).loss) <= LARGEST_RUN_FLOPS:
-        return _numpy_course(config.data, config.model, config.train, config.loss_scale, config.precision)
+        return _numpy_course(config.data, config.model, config.train, config.loss_scale, config.precision, skipped)
     return _float64_course(row, rows)
 
 
 @cache
-@np.errstate(divide="ignore")  # a logit that the roundings leave alone is certain
+@np.errstate(divide="ignore", invalid="ignore")  # a logit that the roundings leave alone is certain
 def _numpy_course(
-    data: DataConfig, model: ModelConfig, train: TrainConfig, loss_scale: LossScaleConfig, precision: Precision
+    data: DataConfig,
+    model: ModelConfig,
+    train: TrainConfig,
+    loss_scale: LossScaleConfig,
+    precision: Precision,
+    skipped: tuple[int, ...],
 ) -> Course:
-    """The run in float64, beside the emulator's: what roundings to 16 bits make of it.
+    """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
 
     In float32 and float64 what stands for the emulator is float64 with the weights moved by a rounding of float32, and
-    the learning rate by Keras' own error. Where the emulator skips a step, so does the reference.
+    the learning rate by Keras' own error.
     """
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
     if rounds(precision):
@@ -301,21 +345,25 @@ def _numpy_course(
         signs = np.random.default_rng(data.seed)
         moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
         moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
-    emulated, moved_end = train_steps(moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision])
-    applied = np.diff([step.applied_steps for step in emulated], prepend=0)
-    skipped = [int(step) for step in np.flatnonzero(applied == 0)]
-    steps, end = _exact_run(data, model, train, tuple(skipped))
+    emulated, moved_end = follow_steps(
+        moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision], skipped
+    )
+    steps, end = _exact_run(data, model, train, skipped)
     loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))
     labels = [labels for _, labels in batches] * train.epochs
     update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
+    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
     whole = WholeRun(
-        np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
-        [np.abs(step.logits / (other.logits - step.logits)) for step, other in zip(steps, emulated, strict=True)],
-        update,
-        relative_error(moved_update, update),
+        correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
+        certainty=[
+            np.abs(step.logits / (other.logits - step.logits)) for step, other in zip(steps, emulated, strict=True)
+        ],
+        contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
+        update=update,
+        update_price=relative_error(moved_update, update),
+        stored=float(u * size * np.sqrt(len(steps)) / np.linalg.norm(update)),
     )
-    error = np.abs(rounded - loss)
-    return Course(loss, error, _horizon(error, loss, precision), skipped, whole)
+    return Course(loss, np.abs(rounded - loss), len(loss), "", whole)
 
 
 @cache
@@ -323,15 +371,16 @@ def _exact_run(
     data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
 ) -> tuple[list[Step], Weights]:
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
-    return train_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
+    return follow_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
 
 
 def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     """The run in float64 by the row's own framework; None where the two frameworks' float64 rows are not both there.
 
     All that they differ in is Keras' own error in the update, so the way they grow apart shows how training amplifies
-    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. The float64
-    rows themselves are compared up to the first update alone: beyond it they are the ruler.
+    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. A float64
+    row skips nothing, so a row that does is compared up to there; and the two are compared with each other up to the
+    first update alone, since beyond it they are the ruler.
     """
     exact_rows = [other for other in rows if other.status is Status.OK and other.precision == Precision.FLOAT64]
     exact_rows = [other for other in exact_rows if _experiment(other) == _experiment(row)]
@@ -339,14 +388,15 @@ def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     first = _first_batch(row)
     if len(losses) < len(FRAMEWORKS) or first is None:
         return None
-    reference, training = losses[row.framework], _training(row)
+    reference, loss, skipped = losses[row.framework], _array(_training(row).loss), _training(row).skipped_steps
     apart = np.abs(losses[FRAMEWORKS[0]] - losses[FRAMEWORKS[1]]) / _running_rms(reference)
     growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
-    applied = np.array([step not in training.skipped_steps for step in range(len(reference))], int)
+    applied = np.array([step not in skipped for step in range(len(loss))], int)
     price = first.price if rounds(row.config.precision) else KERAS_UPDATE
-    error = price * growth[np.cumsum(applied) - applied] * _running_rms(_array(training.loss))
-    horizon = _horizon(error, _array(training.loss), row.config.precision)
-    return Course(reference, error, 2 if row.precision == Precision.FLOAT64 else max(2, horizon), [])
+    error = price * growth[np.cumsum(applied) - applied] * _running_rms(loss)
+    if row.precision == Precision.FLOAT64:
+        return Course(reference, error, 2, "the first update; beyond it they are the ruler")
+    return Course(reference, error, len(loss), "")
 
 
 def _horizon(error: np.ndarray, loss: np.ndarray, precision: Precision) -> int:

@@ -112,7 +112,7 @@ LOGITS = Rule(
 LABEL = Rule(
     "C1 precision",
     "logits",
-    "E0 over the logits' error, and logits that the 16-bit type can't hold",
+    "E0 over the logits' error, and logits and convolution kernels' gradients that the 16-bit type can't hold",
     "4, and none",
     "mixed precision that is silently off has next to no error",
 )
@@ -127,10 +127,11 @@ GRADIENT = Rule(
     "C2 gradient",
     "gradient",
     "relative error of the gradient of each weight in each probe case; infinite if it vanishes or overflows",
-    "float: 4 u c (sqrt(B h w) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4), of a bias also c u/2; TensorFlow on a CPU "
-    " without XLA: float16 12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w); PyTorch on a CPU that "
+    "float: 4 u c (sqrt(B h w + k k C) + s sqrt(D)); 16 bits: 3 max(E0, u/2, s u/4), of a bias also c u/2; TensorFlow "
+    "on a CPU without XLA: float16 12 max(...), bfloat16 where it is emulated 3 u sqrt(B h w); PyTorch on a CPU that "
     "emulates the type u c sqrt(B) / 2",
-    "a sum over B h w pixels, and the logits' error, which exp passes on s-fold, s = max |z| (1 - |sigmoid(z) - y|); "
+    "a sum over B h w pixels of features that are sums of k k C, and the logits' error, which exp passes on s-fold, "
+    "s = max |z| (1 - |sigmoid(z) - y|); "
     "labels that balance make the sum smaller than its terms, c = sum |sigmoid(z) - y| / |sum (sigmoid(z) - y)|; to a "
     "bias every sample adds the same vector, times sigmoid(z) - y, and TensorFlow's GPU kernel adds its blocks' sums "
     "in 16 bits; of a gradient that few numbers decide the emulator's error may be small by luck, so E0 is at least "
@@ -177,8 +178,9 @@ UPDATE = Rule(
     "C6 update",
     "training",
     "relative error of the final less the starting weights, where every step can be compared",
-    "float: 1e-4; 16 bits: 3 E0 of the update; TensorFlow on a CPU without XLA: float16 36 E0",
-    "what a rounding in each step adds up to",
+    "float: 1e-4; 16 bits: 3 E0 of the update; TensorFlow on a CPU without XLA: float16 36 E0; always at least 1e-4 "
+    "and u |w| sqrt(steps) / |update| of the weights' dtype",
+    "what a rounding in each step adds up to, that of storing the weights included",
 )
 ACCURACY = Rule(
     "C6 accuracy",
@@ -204,9 +206,16 @@ SCALE_TRACE = Rule(
 SKIPPED = Rule(
     "C6 skips",
     "loss scale",
-    "steps that are skipped by the row or by the emulator alone",
-    "one in 60, and one in a shorter run",
-    "whether a gradient overflows at 65504 may be decided by a rounding",
+    "steps skipped although nothing overflows at 1.25 times the scale, or taken although something does at a 1.25th",
+    "none",
+    "a rounding decides only where a gradient is close to 65504; the reference skips what the row skipped and goes on",
+)
+RUN_LABEL = Rule(
+    "C6 precision",
+    "logits",
+    "median E0 over the median error of the first gradients, and convolution kernels' that the 16-bit type can't hold",
+    "4, and none",
+    "a row that computes in another precision than its label, in the run or in some of its layers",
 )
 START = Rule(
     "C7 start",
@@ -214,6 +223,14 @@ START = Rule(
     "data on the device, starting weights, dtypes of the weights, first loss scale",
     "equal",
     "they are drawn once for both",
+)
+
+PRESENCE = Rule(
+    "C7 presence",
+    "start",
+    "checks that the row's process did not make",
+    "none",
+    "what is not compared is not proved",
 )
 
 PAIR_GRADIENT = Rule(
@@ -233,14 +250,26 @@ PAIR_LOSS = Rule(
 PAIR_UPDATE = Rule(
     "C8 update", "pair", "relative difference between the two frameworks' updates", UPDATE.bound, PAIR_GRADIENT.reason
 )
-PAIR_SKIPPED = Rule("C8 skips", "pair", "steps that are skipped by one framework alone", SKIPPED.bound, SKIPPED.reason)
+PAIR_SKIPPED = Rule(
+    "C8 skips",
+    "pair",
+    "difference in the number of skipped steps",
+    "one in 60, and one in a shorter run",
+    "whether a gradient overflows at 65504 may be decided by a rounding",
+)
 
 RULES = (
     LOGITS, LABEL, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER,
-    FIRST_GRADIENT, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED,
-    START,
+    FIRST_GRADIENT, RUN_LABEL, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED,
+    START, PRESENCE,
     PAIR_GRADIENT, PAIR_LOSS, PAIR_UPDATE, PAIR_SKIPPED,
 )  # fmt: skip
+
+
+def rules_of_worker(precision: Precision) -> list[Rule]:
+    """What every row's own process has to check."""
+    label = [LABEL] if precision.compute_dtype != precision.variable_dtype else []
+    return [LOGITS, *label, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START]
 
 
 @dataclass(frozen=True)
@@ -325,6 +354,7 @@ def gradient_bounds(
     usual = float(np.median(list(price.values())))
     u, slope, inputs = ROUNDOFF[config.precision], _slope(reference, case), len(case.weights["dense/kernel"])
     pixels = len(case.images) * inputs // len(case.weights["conv1/bias"])
+    fan_in = max(math.prod(array.shape[:-1]) for array in case.weights.values() if array.ndim == 4)
     bounds = {}
     for name in price:
         cancelling = _cancellation(reference, case, name)
@@ -332,12 +362,32 @@ def gradient_bounds(
             one_rounding = u / 2 * (cancelling if name.endswith("bias") else 1)
             bounds[name] = prices(config, device) * max(price[name], usual, one_rounding, slope * u / 4)
         else:
-            bounds[name] = DOT_PRODUCT * u * cancelling * (math.sqrt(pixels) + slope * math.sqrt(inputs))
+            bounds[name] = DOT_PRODUCT * u * cancelling * (math.sqrt(pixels + fan_in) + slope * math.sqrt(inputs))
         if _emulated(config, device) and config.framework == "torch":
             bounds[name] = max(bounds[name], TORCH_SAMPLE_SUM * u * cancelling * math.sqrt(len(case.images)))
         if _emulated(config, device) and config.precision is Precision.MIXED_BFLOAT16 and _in_eigen(config, device):
             bounds[name] = max(bounds[name], EIGEN_BFLOAT16 * u * math.sqrt(pixels))
     return bounds
+
+
+def check_held(rule: Rule, precision: Precision, where: str, actual: Weights, loss_scale: float) -> list[Check]:
+    """Whether the 16-bit type holds the scaled gradient of each convolution kernel, as it must where it was computed.
+
+    Not the biases': a fused kernel may sum them in float32 and store that.
+    """
+    if precision.compute_dtype == precision.variable_dtype:
+        return []
+    rounding = ROUNDINGS[precision]
+    kernels = {name: loss_scale * array for name, array in actual.items() if array.ndim == 4}
+    return [
+        compare(
+            rule,
+            int(np.count_nonzero(rounding(scaled) != scaled)),
+            0,
+            f"{where}, {name} not {precision.compute_dtype}",
+        )
+        for name, scaled in kernels.items()
+    ]
 
 
 def check_gradients(
@@ -367,6 +417,7 @@ def check_case(
         unheld = int(np.count_nonzero(ROUNDINGS[precision](actual.logits) != actual.logits))
         checks.append(compare(LABEL, price / error if error else math.inf, 1 / LEAST_SHARE_OF_PRICE, case.name))
         checks.append(compare(LABEL, unheld, 0, f"{case.name}, logits not {precision.compute_dtype}"))
+        checks += check_held(LABEL, precision, case.name, actual.gradients, loss_scale)
 
     bounds = gradient_bounds(config, device, case, reference, emulated)
     checks += check_gradients(GRADIENT, case.name, actual.gradients, reference.gradients, bounds)

@@ -24,6 +24,9 @@ from common.weights import Weights
 # Entries of the largest tensor in one part of a batch: 64 MB.
 PART_ENTRIES = 2**23
 
+# Whose gradient overflows is decided by a rounding only where it is as close as this to 65504.
+CLOSE_TO_OVERFLOW = 1.25
+
 Rounding = Callable[[np.ndarray], np.ndarray]
 
 
@@ -70,12 +73,17 @@ class Evaluation(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One training step; all but applied_steps are taken before the update."""
+    """One training step; all but applied_steps are taken before the update.
+
+    contradicted: the run that is followed skipped the step although nothing comes close to overflowing, or took it
+    although something does by far.
+    """
 
     loss: float
     logits: np.ndarray
     loss_scale: float
     applied_steps: int
+    contradicted: bool = False
 
 
 @dataclass
@@ -180,9 +188,8 @@ def apply_gradients(state: State, gradients: Weights, train: TrainConfig, loss_s
     bias correction. The scale doubles after growth_interval finite steps in a row. loss_scale None: no loss scaling.
     """
     if loss_scale:
-        if not all(np.isfinite(gradient).all() for gradient in gradients.values()):
-            state.loss_scale *= LOSS_SCALE_BACKOFF
-            state.finite_steps = 0
+        if not _finite(gradients):
+            skip_step(state)
             return
         state.finite_steps += 1
         if state.finite_steps == loss_scale.growth_interval:
@@ -196,6 +203,12 @@ def apply_gradients(state: State, gradients: Weights, train: TrainConfig, loss_s
         v = train.beta_2 * state.second_moments[name] + (1 - train.beta_2) * gradient**2
         state.first_moments[name], state.second_moments[name] = m, v
         state.weights[name] = state.weights[name] - alpha * m / (np.sqrt(v) + train.epsilon)
+
+
+def skip_step(state: State) -> None:
+    """What an overflow does: halve the scale and change no weight."""
+    state.loss_scale *= LOSS_SCALE_BACKOFF
+    state.finite_steps = 0
 
 
 def train_step(
@@ -221,21 +234,49 @@ def train_steps(
     loss_scale: LossScaleConfig,
     precision: Precision,
     rounding: Rounding,
-    skipped: Container[int] = (),
 ) -> tuple[list[Step], Weights]:
-    """Train from the weights for train.epochs over the batches; returns every step and the final weights.
-
-    The steps of these indices change no weight, so that an exact run can follow one that overflows.
-    """
+    """Train from the weights for train.epochs over the batches; returns every step and the final weights."""
     state = make_state(weights, loss_scale, precision)
-    steps = []
-    for number, (images, labels) in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
-        if number in skipped:
-            loss, logits, _ = loss_and_gradients(state.weights, images, labels, rounding)
-            steps.append(Step(loss, logits, state.loss_scale, state.applied_steps))
-        else:
-            steps.append(train_step(state, images, labels, train, loss_scale, precision, rounding))
+    steps = [
+        train_step(state, images, labels, train, loss_scale, precision, rounding)
+        for _ in range(train.epochs)
+        for images, labels in batches
+    ]
     return steps, state.weights
+
+
+def follow_steps(
+    weights: Weights,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    train: TrainConfig,
+    loss_scale: LossScaleConfig,
+    precision: Precision,
+    rounding: Rounding,
+    skipped: Container[int],
+) -> tuple[list[Step], Weights]:
+    """As train_steps, but skip the steps of these indices and no others, as the run did that is followed.
+
+    So a step whose gradient is within a rounding of 65504 does not part the two.
+    """
+    state, steps = make_state(weights, loss_scale, precision), []
+    for number, batch in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
+        scale, skips = state.loss_scale, number in skipped
+        loss, logits, gradients = loss_and_gradients(state.weights, *batch, rounding, scale)
+        contradicted = False
+        if precision.scales_loss and skips == _finite(gradients):
+            at = scale * (CLOSE_TO_OVERFLOW if skips else 1 / CLOSE_TO_OVERFLOW)
+            gradients = loss_and_gradients(state.weights, *batch, rounding, at).gradients
+            contradicted = skips == _finite(gradients)
+        if skips or contradicted:
+            skip_step(state)
+        else:
+            apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
+        steps.append(Step(loss, logits, scale, state.applied_steps, contradicted))
+    return steps, state.weights
+
+
+def _finite(gradients: Weights) -> bool:
+    return all(bool(np.isfinite(gradient).all()) for gradient in gradients.values())
 
 
 def _patches(features: np.ndarray, size: int) -> np.ndarray:
