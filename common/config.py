@@ -153,7 +153,7 @@ class RunConfig:
 
     @property
     def row_id(self) -> str:
-        """A name for files and progress lines, unique within one run: 'torch-mixed_float16-eager-r0'."""
+        """A name for files and progress lines, unique within one run: 'torch-mixed_float16-custom-compile-off-r0'."""
         mode = f"{self.execution.loop}-compile-{'on' if self.execution.compile else 'off'}"
         return f"{self.framework}-{self.precision}-{mode}-r{self.repeat}"
 

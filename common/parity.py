@@ -59,20 +59,20 @@ LEAST_SHARE_OF_PRICE = 0.25
 # is |z| times that of z. Together 1e-6 for ordinary samples, 1e-5 at |z| = 14.
 LOSS = 8.0
 
-# Float32 Adam against its formula: Keras forms 1 - beta_2**t from a float32 beta_2**t, which alone puts the update
+# Float32 Adam against its formula: Keras forms 1 - beta_2**t from a float32 beta_2, which alone puts the update
 # 6.4e-6 low at t = 1; PyTorch's own error is 1.5e-6. An epsilon without Keras' bias correction makes 5e-2 and more.
 ADAM_UPDATE = 5e-5
 
 # A whole training run in float32 or float64: rms of the loss difference over rms of the loss, between the frameworks or
-# between compiled and not. Measured: 6.7e-6, of which 6.4e-6 are Keras' beta_2**t; a wrong epsilon makes 7e-4.
+# between compiled and not. Measured: 6.7e-6, of which 6.4e-6 are Keras' beta_2; a wrong epsilon makes 7e-4.
 FLOAT32_TRAINING = 1e-4
 
 # Where what a rounding has grown into reaches a tenth of the loss, the next errors no longer add up but decide what is
 # computed: the price says nothing from there on.
 CHAOS = 0.1
 
-# What Keras' own float32 beta_2**t leaves of an update, in float64 rows too: the smallest known difference of two right
-# implementations, whose growth shows how a training run amplifies one.
+# What Keras' beta_2, rounded to float32, costs of an update, in float64 rows too: the smallest known difference of two
+# right implementations, whose growth shows how a training run amplifies one.
 KERAS_UPDATE = 6.4e-6
 
 # A natural overflow may fall on either side of 65504 by a rounding: one step in sixty, and one in a shorter run.
@@ -149,7 +149,7 @@ OPTIMIZER = Rule(
     "optimizer",
     "relative error of 50 Adam updates from gradients of 1e-3, 1e-5 and 1e-6, each size on its own",
     "5e-5",
-    "Keras' own float32 beta_2**t costs 6.4e-6",
+    "Keras' float32 beta_2 alone costs 6.4e-6",
 )
 SCALER = Rule(
     "C5 loss scale",

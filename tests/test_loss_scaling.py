@@ -53,6 +53,29 @@ def test_other_precisions_do_not_scale(impl: SimpleNamespace, precision: Precisi
     assert OneWeight(impl, precision, LossScaleConfig()).scale == 1
 
 
+def test_clipping_sees_unscaled_gradients(impl: SimpleNamespace) -> None:
+    """A gradient of 3, clipped to 1: gradient descent with a rate of 1 moves by 1, not by 1/1024."""
+    if impl.framework == "tensorflow":
+        import keras
+
+        weight = keras.Variable([0.0])
+        inner = keras.optimizers.SGD(1.0, clipnorm=1.0)
+        optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0)
+        optimizer.apply([keras.ops.array([3.0 * 1024])], [weight])
+        with pytest.raises(ValueError, match="clip"):
+            keras.optimizers.LossScaleOptimizer(inner, clipnorm=1.0)
+    else:
+        import torch
+
+        weight = torch.nn.Parameter(torch.zeros(1))
+        sgd, scaler = torch.optim.SGD([weight], 1.0), torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaler.scale(3 * weight.sum()).backward()
+        scaler.unscale_(sgd)
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+        scaler.step(sgd)
+    assert on_host(weight).item() == pytest.approx(-1.0, rel=1e-5)  # clip_grad_norm_ adds 1e-6 to the norm
+
+
 @pytest.mark.parametrize("scale", [2.0, 1024.0])
 def test_gradients_come_scaled(impl: SimpleNamespace, scale: float) -> None:
     """The output bias of a model of zeros: its gradient is the mean of sigmoid(0) - y = -0.5, times the scale."""

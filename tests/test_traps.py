@@ -280,7 +280,14 @@ def in_255ths(impl: SimpleNamespace, right: Any) -> Any:
     return lambda images, *rest: right(255 * images, *rest)
 
 
+def float32_model(impl: SimpleNamespace, right: Any) -> Any:
+    return lambda model, precision, device: right(model, Precision.FLOAT32, device)
+
+
 RUN_TRAPS = {
+    "mixed precision off in the run, on in the probe": (
+        MIXED, instead_of("run", "build_model", float32_model), "C6 precision",
+    ),
     "the framework's own starting weights": (EVERY, instead_of("run", "load_weights", not_loaded), "C7 start"),
     "batches in another order": (EVERY, instead_of("run", "train_epochs", backwards), "C6 loss curve"),
     "batches shuffled in each epoch": (EVERY, instead_of("run", "train_epochs", shuffled), "C6 loss curve"),
@@ -290,6 +297,27 @@ RUN_TRAPS = {
         FLOAT16, instead_of("run", "make_optimizer", scale_of_torch), "C6 scale trace", "C7 start",
     ),
 }  # fmt: skip
+
+
+def last_layer_alone(impl: SimpleNamespace, right: Any) -> Any:
+    """The convolutions compute in float32; rounding the last product makes about the right error of the logits."""
+
+    def build_model(*arguments: Any) -> Any:
+        model = right(*arguments)
+        if impl.framework == "tensorflow":
+            for layer in model.logits.layers[:3]:
+                layer.dtype_policy = keras.DTypePolicy("float32")
+        else:
+            for layer in list(model.logits)[:3]:
+                layer.forward = torch.autocast("cpu", enabled=False)(layer.forward)
+        return model
+
+    return build_model
+
+
+TRAPS["mixed precision on for the last layer alone"] = (
+    MIXED, instead_of("probe", "build_model", last_layer_alone), "C1 precision",
+)  # fmt: skip
 
 
 # PyTorch's own mistakes.
