@@ -1,7 +1,7 @@
 """Compare TensorFlow and PyTorch at every precision: one process a row, one table of speed and memory.
 
 python run_parity.py                                   every precision, sized for this machine
-python run_parity.py --preset smoke --quiet            every code path in seconds
+python run_parity.py --preset smoke --quiet            every precision, in half a minute
 python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --compile both
 """
 
@@ -219,6 +219,7 @@ def print_tables(results: Results, tablefmt: str) -> None:
     for note in notes(results.rows):
         print(f"- {note}")
     if results.parity:
+        print("\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement")
         print(f"\n{parity_table(results.parity, tablefmt)}")
         print()
         for note in [*failures(results.parity), *extents(results.parity)]:
