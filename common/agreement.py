@@ -145,7 +145,7 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
     """C6 on a row that was trained. A run too large for NumPy is held to the float64 rows among `rows`."""
     config, training = row.config, _training(row)
     loss = _array(training.loss)
-    checks = [*_check_presence(row), _check_epochs(config, training), _check_scale_trace(config, training)]
+    checks = [_check_presence(row), _check_epochs(config, training), _check_scale_trace(config, training)]
     if first := _first_batch(row):
         checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, first.gradients, first.bounds)
         checks += _check_label(config, first, arrays.first_gradients)
@@ -213,12 +213,11 @@ def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[
     return trace
 
 
-def _check_presence(row: RowResult) -> list[Check]:
+def _check_presence(row: RowResult) -> Check:
     """A check that the row's own process should have made, and did not, has failed."""
     made = {check.name for check in row.checks}
-    return [
-        compare(PRESENCE, 1, 0, rule.name) for rule in rules_of_worker(row.config.precision) if rule.name not in made
-    ]
+    missing = [rule.name for rule in rules_of_worker(row.config.precision) if rule.name not in made]
+    return compare(PRESENCE, len(missing), 0, ", ".join(missing) or "every check")
 
 
 def _check_epochs(config: RunConfig, training: Training) -> Check:
