@@ -133,7 +133,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
             found = {check.where.partition(": ")[2] for check in entry.checks if check.name == rule.name}
             for extent in sorted(found):
                 labels.setdefault(f"{rule.name} over {extent}", {})[_label(entry)] = None
-        if not any(check.name == LOSS_CURVE.name for check in entry.checks):
+        if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
             reason = "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
     return [f"{text}: {', '.join(names)}" for text, names in labels.items()]

@@ -196,6 +196,19 @@ def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch
         assert (curve.where, curve.passed) == ("all 9 steps", within)
 
 
+def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only to the other framework's, over the first update; a batch in the wrong place shows there."""
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    (mine, arrays), (other, _) = train("tensorflow", "float64"), train("torch", "float64")
+    assert mine.training
+    wrong = replace(mine, training=replace(mine.training, loss=mine.training.loss[::-1]))
+    for row, within in ((mine, True), (wrong, False)):
+        rows = complete_checks([row, other], lambda row: arrays)
+        assert "C6 loss curve" not in {check.name for check in rows[0].checks}
+        checks = check_pairs(rows, lambda row: arrays)["float64", False]
+        assert next(check.passed for check in checks if check.name == "C8 loss curve") == within
+
+
 def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
     assert "C6 loss curve" not in checks_of(*train("torch", "float32"))
