@@ -25,6 +25,7 @@ from common.config import (
     TrainConfig,
 )
 from common.data import draw_data, split_batches
+from common.limits import step_flops
 from common.parity import (
     ACCURACY,
     CHAOS,
@@ -188,16 +189,6 @@ def check_pair(
             error = relative_error(_update(config, mine), _update(config, other))
             checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course.whole), extent))
     return checks
-
-
-def step_flops(config: RunConfig) -> float:
-    """Floating-point operations of one step's convolutions: 2 a product and sum, once forward and twice backward."""
-    height, width, filters = config.model.feature_shape
-    channels, products = config.model.image_shape[2], 0
-    for size in config.model.kernel_sizes:
-        products += size * size * channels * filters
-        channels = filters
-    return 6.0 * config.train.batch_size * height * width * products
 
 
 def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[float]:

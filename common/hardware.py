@@ -1,5 +1,6 @@
 """Facts about the hardware that neither framework is needed for: the CPU, and which precisions are native where."""
 
+import ctypes
 import os
 import platform
 import re
@@ -35,7 +36,7 @@ def require_support(precision: Precision, device: dict[str, str]) -> None:
         raise Unsupported(f"tf32 needs a GPU of compute capability {needed} or later; this row would run on a CPU")
     capability = device["compute_capability"]
     if float(capability) < needed:
-        raise Unsupported(f"tf32 needs compute capability {needed} or later; this GPU has {capability}")
+        raise Unsupported(f"tf32 needs compute capability {needed} or later; {device['name']} has {capability}")
 
 
 def slow_reason(precision: Precision, device: dict[str, str]) -> str:
@@ -47,7 +48,10 @@ def slow_reason(precision: Precision, device: dict[str, str]) -> str:
         capability = float(device["compute_capability"])
         needed = NATIVE_FROM_CAPABILITY.get(precision, 0.0)
         if capability < needed:
-            return f"not native below compute capability {needed} (this GPU has {capability}): no speed to expect"
+            return (
+                f"{device['name']} has compute capability {capability}, and no tensor cores for "
+                f"{precision.compute_dtype} below {needed}: no speed to expect"
+            )
         return ""
     instructions = NATIVE_CPU_FLAGS.get(precision)
     if instructions and not instructions & cpu_flags():
@@ -57,14 +61,12 @@ def slow_reason(precision: Precision, device: dict[str, str]) -> str:
 
 def cpu_name() -> str:
     """The processor's own name, as Linux reports it."""
-    match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return match[1] if match else platform.processor() or platform.machine()
+    return _first(r"(?m)^model name\s*:\s*(.+)$", _cpuinfo()) or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
     """The instruction sets that Linux lists for the first processor; empty elsewhere."""
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return set(match[1].split()) if match else set()
+    return set(_first(r"(?m)^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo()).split())
 
 
 def available_cores() -> int:
@@ -78,9 +80,40 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and not hidden
 
 
+def gpu_driver() -> dict[str, str]:
+    """The driver's version, and those of the CUDA and cuDNN libraries that this process has loaded, where it has.
+
+    What is loaded need not be what the framework was built with: another package, or LD_LIBRARY_PATH, may come first.
+    """
+    facts = {"driver": _first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))}
+    loaded = _read("/proc/self/maps")
+    if cudart := _first(r"(/\S*libcudart[^/\s]*\.so[^/\s]*)", loaded):
+        version = ctypes.c_int()
+        ctypes.CDLL(cudart).cudaRuntimeGetVersion(ctypes.byref(version))
+        facts["cuda loaded"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    if cudnn := _first(r"(/\S*libcudnn\.so[^/\s]*)", loaded):
+        facts["cudnn loaded"] = cudnn_version(ctypes.CDLL(cudnn).cudnnGetVersion())
+    return {name: version for name, version in facts.items() if version}
+
+
+def cudnn_version(number: int) -> str:
+    """92800 is 9.28.0; before version 9 the factors were smaller, and 8907 is 8.9.7."""
+    major = 10000 if number >= 90000 else 1000
+    return f"{number // major}.{number % major // 100}.{number % 100}"
+
+
 @cache
 def _cpuinfo() -> str:
+    return _read("/proc/cpuinfo")
+
+
+def _read(path: str) -> str:
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path(path).read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _first(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    return match[1] if match else ""

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from common.config import RunConfig
+from common.nvml import GpuWatch, watch_gpu
 from common.recorder import OnEvent
 from common.results import RowResult, Status, make_row, read_arrays, read_json, write_json
 
@@ -37,8 +38,13 @@ def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, o
         stale.unlink(missing_ok=True)
     write_json(config_file, config)
     command = [python, "-m", MODULES[config.framework], "--config", str(config_file), "--result", str(result_file)]
-    with log_file.open("wb") as log, _process(command, log) as process, _deadline(process, timeout_s) as expired:
-        _follow(process, log, on_event)
+    with (
+        log_file.open("wb") as log,
+        _process(command, log) as process,
+        _deadline(process, timeout_s) as expired,
+        _gpu(config, process) as gpu,
+    ):
+        _follow(process, log, gpu, on_event)
         exit_code = process.wait()
     log_name = str(log_file.relative_to(folder.parent.parent))
     if expired.is_set():
@@ -53,7 +59,7 @@ def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, o
         return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}", log=log_name)
     if row.config != config:
         return make_row(config, Status.NO_RESULT, "the result is of another config", log=log_name)
-    return replace(row, log=log_name)
+    return replace(_with_gpu_use(row, gpu), log=log_name)
 
 
 def arrays_file(folder: Path) -> Path:
@@ -94,7 +100,18 @@ def _deadline(process: subprocess.Popen[bytes], timeout_s: float) -> Iterator[th
         timer.join()
 
 
-def _follow(process: subprocess.Popen[bytes], log: IO[bytes], on_event: OnEvent) -> None:
+def _gpu(config: RunConfig, process: subprocess.Popen[bytes]) -> AbstractContextManager[GpuWatch | None]:
+    return nullcontext() if config.execution.device == "cpu" else watch_gpu(process.pid)
+
+
+def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
+    if gpu is None or row.memory is None:
+        return row
+    use = gpu.use()
+    return replace(row, gpu=use, memory=replace(row.memory, device_process_peak_bytes=use.process_peak_bytes))
+
+
+def _follow(process: subprocess.Popen[bytes], log: IO[bytes], gpu: GpuWatch | None, on_event: OnEvent) -> None:
     """Pass on the worker's events until its output ends; anything else that it prints goes to the log."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -104,6 +121,8 @@ def _follow(process: subprocess.Popen[bytes], log: IO[bytes], on_event: OnEvent)
         except ValueError:
             is_event = False
         if is_event:
+            if gpu and event["event"] == "epoch":
+                gpu.end_epoch()
             on_event(event)
         else:
             log.write(line)

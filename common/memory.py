@@ -4,6 +4,7 @@ import ctypes
 import re
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,15 +72,19 @@ def reset_host_peak() -> bool:
     return True
 
 
+def return_freed_host_memory() -> None:
+    """Give what was freed back to the system, so that what a row was tried on is not counted as its baseline."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_host_memory() -> None:
     """Tell glibc to keep freed blocks of up to 32 MiB, the most it allows, and to return none below 1 GiB.
 
     By default it gives the activations back to the system at the end of a step, and the next step pays for as many page
     faults: a third of a float32 step of the cpu preset in PyTorch. A no-op where the C library isn't glibc.
     """
-    try:
+    with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(_M_TRIM_THRESHOLD, 2**30)
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)

@@ -5,6 +5,8 @@ where a wrong loss, a clipped probability or a gradient that underflows shows. B
 width, so that no slip in a layout can hide. The gradients for the optimizer come in three sizes, some overflow.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +30,29 @@ OVERFLOWING_STEPS = {3: np.inf, 4: -np.inf, 5: np.nan, 11: np.inf, 17: np.inf, 2
 GRADIENT_SIZES = (1e-3, 1e-5, 1e-6)
 
 
+# Its last bit is kept by float64 alone, the one before by float32 as well, then by float16 and TF32, then by bfloat16.
+LABEL_VALUE = 1 + 2.0**-7 + 2.0**-10 + 2.0**-23 + 2.0**-40
+LABEL_SMALL_VALUE = 2.0**-30  # below float16's least number, 2**-24, by which it differs from TF32
+
+_SEEN = {
+    (LABEL_VALUE, LABEL_SMALL_VALUE): "float64",
+    (LABEL_VALUE - 2.0**-40, LABEL_SMALL_VALUE): "float32",
+    (1 + 2.0**-7 + 2.0**-10, LABEL_SMALL_VALUE): "tf32",
+    (1 + 2.0**-7 + 2.0**-10, 0.0): "float16",
+    (1 + 2.0**-7, LABEL_SMALL_VALUE): "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class PrecisionProbe:
+    """Whether a row ran in the precision of its label; seen: for each kernel, the coarsest precision from it on."""
+
+    passed: bool
+    seen: dict[str, str]
+
+
 class Case(NamedTuple):
-    """One forward and backward pass: weights, images (B, H, W, C) and labels (B, 1) in {0, 1}, all float32."""
+    """One forward and backward pass: weights, images (B, H, W, C) and labels (B, 1) in {0, 1}."""
 
     name: str
     weights: Weights
@@ -86,9 +109,58 @@ def draw_updates(
     return plan
 
 
+def label_cases(model: ModelConfig, batch: int) -> list[Case]:
+    """Cases of the run's own shape whose logits show the precision that computed them.
+
+    One value goes through each layer unchanged, so that the logit is that value, as often rounded as there are layers.
+    In turn each kernel holds LABEL_VALUE where the others hold 1: what comes out has the bits that the coarsest layer
+    from that one on has kept. The last case sends a value through that is 0 in float16 alone.
+    """
+    shapes = {name: array.shape for name, array in draw_weights(model, seed=0).items()}
+    through = {name: _first_entry(shape, 1.0 if name.endswith("kernel") else 0.0) for name, shape in shapes.items()}
+    one, small = (_first_pixels(model, batch, value) for value in (1.0, LABEL_SMALL_VALUE))
+    labels = np.zeros((batch, 1), np.float32)
+    kernels = [name for name in shapes if name.endswith("kernel")]
+    return [
+        *(Case(name, {**through, name: _first_entry(shapes[name], LABEL_VALUE)}, one, labels) for name in kernels),
+        Case("a small value", through, small, labels),
+    ]
+
+
+def see_precision(cases: Sequence[Case], logits: Sequence[np.ndarray]) -> dict[str, str]:
+    """For each kernel of label_cases, the precision that its case's logits (B, 1) were computed in."""
+    *products, small = (float(array[0, 0]) for array in logits)
+    return {
+        case.name: _SEEN.get((value, small), f"unknown ({value!r})")
+        for case, value in zip(cases, products, strict=False)
+    }
+
+
+def is_label_true(precision: Precision, seen: Mapping[str, str]) -> bool:
+    """Whether the row computed in what its label says.
+
+    TF32 is a permission: products that gain nothing from it stay in float32, but not all of them.
+    """
+    if precision is Precision.TF32:
+        return set(seen.values()) <= {"tf32", "float32"} and "tf32" in seen.values()
+    return set(seen.values()) == {precision.compute_dtype}
+
+
 def gradient_sizes(shape: tuple[int, ...]) -> np.ndarray:
     """The size of each entry of a gradient of this shape."""
     return np.resize(GRADIENT_SIZES, shape)
+
+
+def _first_entry(shape: tuple[int, ...], value: float) -> np.ndarray:
+    array = np.zeros(shape)
+    array.flat[0] = value
+    return array
+
+
+def _first_pixels(model: ModelConfig, batch: int, value: float) -> np.ndarray:
+    images = np.zeros((batch, *model.image_shape), np.float32)
+    images[:, 0, 0, 0] = value
+    return images
 
 
 def _confident(weights: Weights, images: np.ndarray, signs: np.ndarray, size: float) -> Weights:

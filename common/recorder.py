@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.config import RunConfig
-from common.memory import Memory, MemoryReading, summarize_memory
+from common.memory import Memory, MemoryReading, return_freed_host_memory, summarize_memory
 from common.results import Arrays, Status, Training
 from common.timing import EpochClock, Timing
 
@@ -45,6 +45,7 @@ class Recorder:
         self._memory_stats = memory_stats
         self._reset_peak_memory = reset_peak_memory
         self._clock = EpochClock(synchronize)
+        return_freed_host_memory()
         self._reset_peak_memory()
         self._baseline = memory_stats()
         self._cold: MemoryReading | None = None

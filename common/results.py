@@ -20,8 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from common.config import RunConfig
+from common.limits import Limits
 from common.memory import Memory
+from common.nvml import GpuUse
 from common.parity import Check, worst_first, worst_of_each_name
+from common.probe import PrecisionProbe
 from common.timing import Timing
 from common.weights import Weights
 
@@ -105,6 +108,9 @@ class RowResult:
     timing: Timing | None = None
     memory: Memory | None = None
     training: Training | None = None
+    limits: Limits | None = None
+    probe: PrecisionProbe | None = None
+    gpu: GpuUse | None = None
     checks: list[Check] = field(default_factory=list)
     log: str | None = None
 

@@ -1,37 +1,44 @@
 """The tables that a run prints: speed and memory, then the manifest of what could tilt the comparison.
 
-Here alone are seconds turned into milliseconds, and bytes into MB (1e6 bytes).
+Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from common.config import Precision
-from common.memory import Memory
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
-from common.results import ParityEntry, RowResult, Status, Training
-from common.timing import Timing
+from common.results import ParityEntry, RowResult, Status
+from common.statistics import instability, speed_up_interval
 
 NOTHING = "-"
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
 
-# What is read off one row that was trained; None where it has no such reading (a steady step after one epoch, say).
-MEASURES: dict[str, Callable[[Timing, Memory, Training], float | None]] = {
-    "step ms": lambda timing, memory, training: timing.step_s.median * 1e3 if timing.step_s else None,
-    "first s": lambda timing, memory, training: timing.first_step_s,
-    "total s": lambda timing, memory, training: timing.total_s,
-    "images/s": lambda timing, memory, training: timing.images_per_s,
-    "base MB": lambda timing, memory, training: memory.baseline_bytes / 1e6,
-    "peak MB": lambda timing, memory, training: memory.peak_bytes / 1e6,
-    "used MB": lambda timing, memory, training: memory.used_bytes / 1e6,
-    "loss": lambda timing, memory, training: training.epoch_loss[-1],
-    "acc %": lambda timing, memory, training: 100 * (training.epoch_accuracy[-1] or 0.0),
-    "skips": lambda timing, memory, training: len(training.skipped_steps),
+# What is read off one row; None where it has no such reading (a steady step after one epoch, say).
+MEASURES: dict[str, Callable[[RowResult], Any]] = {
+    "step ms": lambda row: row.timing and row.timing.step_s and row.timing.step_s.median * 1e3,
+    "x floor": lambda row: row.limits and row.limits.times_floor,
+    "first s": lambda row: row.timing and row.timing.first_step_s,
+    "total s": lambda row: row.timing and row.timing.total_s,
+    "images/s": lambda row: row.timing and row.timing.images_per_s,
+    "base MB": lambda row: row.memory and row.memory.baseline_bytes / 1e6,
+    "peak MB": lambda row: row.memory and row.memory.peak_bytes / 1e6,
+    "used MB": lambda row: row.memory and row.memory.used_bytes / 1e6,
+    "steady MB": lambda row: row.memory and _megabytes(row.memory.steady_used_bytes),
+    "device MB": lambda row: row.memory and _megabytes(row.memory.device_process_peak_bytes),
+    "J/epoch": lambda row: row.gpu and row.gpu.energy_per_epoch_j,
+    "loss": lambda row: row.training and row.training.epoch_loss[-1],
+    "acc %": lambda row: row.training and 100 * (row.training.epoch_accuracy[-1] or 0.0),
+    "skips": lambda row: row.training and len(row.training.skipped_steps),
 }
+
+# Left out of a table in which no row has them.
+GPU_ONLY = ("device MB", "J/epoch")
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,15 @@ class Line:
 
     def values(self, measure: str) -> list[float]:
         """The measure of each repeat; empty unless every repeat was trained and has it."""
-        values = [
-            MEASURES[measure](row.timing, row.memory, row.training)
-            for row in self.rows
-            if row.status is Status.OK and row.timing and row.memory and row.training
-        ]
+        values = [MEASURES[measure](row) for row in self.rows if row.status is Status.OK]
         known = [value for value in values if value is not None]
         return known if len(known) == len(self.rows) else []
+
+    @property
+    def steady_epochs_s(self) -> list[list[float]]:
+        """The seconds of each process's steady epochs; empty unless every repeat was trained."""
+        epochs_s = [row.timing.epoch_s[1:] for row in self.rows if row.status is Status.OK and row.timing]
+        return epochs_s if len(epochs_s) == len(self.rows) else []
 
     def median(self, measure: str) -> float | None:
         values = self.values(measure)
@@ -77,6 +86,10 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     lines = _group(rows)
     baselines = {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
     table = [_cells(line, baselines.get(line.mode)) for line in lines]
+    for column in GPU_ONLY:
+        if all(cells[column] == NOTHING for cells in table):
+            for cells in table:
+                del cells[column]
     left_aligned = {"framework", "precision", "compile", "loop", "parity", "status"}
     return tabulate(
         [list(cells.values()) for cells in table],
@@ -94,6 +107,11 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
         for detail in dict.fromkeys(row.detail for row in line.rows if row.detail):
             by_detail.setdefault(detail, []).append(line.name)
     said = [f"{', '.join(names)}: {detail}" for detail, names in by_detail.items()]
+    by_reason: dict[str, list[str]] = {}
+    for line in _group(rows):
+        if reason := _unstable(line):
+            by_reason.setdefault(reason, []).append(line.name)
+    said += [f"UNSTABLE: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     repeats = max(len(line.rows) for line in _group(rows))
     if repeats > 1:
         said.append(f"each line: median of {repeats} processes; the spread is from the fastest to the slowest of them")
@@ -190,6 +208,9 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
     step_ms, used_mb = line.median("step ms"), line.median("used MB")
     baseline_step_ms = baseline.median("step ms") if baseline else None
     baseline_used_mb = baseline.median("used MB") if baseline else None
+    interval = (
+        speed_up_interval(baseline.steady_epochs_s, line.steady_epochs_s) if baseline not in (None, line) else None
+    )
     return {
         "framework": line.first.framework,
         "precision": line.first.precision,
@@ -198,12 +219,17 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "step ms": _number(step_ms),
         "spread ms": _spread(line),
         "speed-up": f"{baseline_step_ms / step_ms:.2f}x" if baseline_step_ms and step_ms else NOTHING,
+        "95 %": f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else NOTHING,
+        "x floor": _number(line.median("x floor")),
         "first s": _number(line.median("first s")),
         "total s": _number(line.median("total s")),
         "images/s": _number(line.median("images/s")),
         "base MB": _number(line.median("base MB")),
         "peak MB": _number(line.median("peak MB")),
         "used MB": _number(used_mb),
+        "steady MB": _number(line.median("steady MB")),
+        "device MB": _number(line.median("device MB")),
+        "J/epoch": _number(line.median("J/epoch")),
         "saved": f"{100 * (1 - used_mb / baseline_used_mb):.0f} %" if baseline_used_mb and used_mb else NOTHING,
         "loss": _number(line.median("loss")),
         "acc %": _number(line.median("acc %")),
@@ -211,6 +237,23 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "parity": _parity(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
+
+
+def _unstable(line: Line) -> str:
+    """What is unsteady about its times, and what the driver knows about the cause."""
+    reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch)
+    uses = [row.gpu for row in line.rows if row.gpu]
+    slowed_by = sorted({name for use in uses for name in use.slowed_by})
+    others = max((use.other_processes for use in uses), default=0)
+    if reason and slowed_by:
+        reason += f"; its clocks were held down by {' and '.join(slowed_by)}"
+    if reason and others:
+        reason += f"; up to {others} other processes used the GPU"
+    return reason
+
+
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6
 
 
 def _parity(line: Line) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common import agreement
-from common.agreement import check_pairs, complete_checks, follow_scale, step_flops
+from common.agreement import check_pairs, complete_checks, follow_scale
 from common.config import (
     DataConfig,
     ExecutionConfig,
@@ -231,9 +231,3 @@ def test_checks_of_an_earlier_look_are_replaced() -> None:
 def test_the_scale_follows_from_the_skips(skipped: list[int], trace: list[float]) -> None:
     config, _ = train("torch", "mixed_float16", scale=1024)
     assert follow_scale(config.config, skipped, 5) == trace
-
-
-def test_flops_by_hand() -> None:
-    """Batch 4, 5 x 6 pixels, filters 8: 2x2x3x8 + 8x8 + 8x8 products a pixel, 2 operations each, 3 passes."""
-    row, _ = train("torch", "float32")
-    assert step_flops(row.config) == 4 * 30 * (96 + 64 + 64) * 2 * 3

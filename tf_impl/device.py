@@ -1,10 +1,15 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
-from common.hardware import Unsupported, cpu_name
+from common.hardware import Unsupported, cpu_name, gpu_driver
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+
+COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
 
 
 def select_device(requested: str, threads: int) -> str:
@@ -28,7 +33,7 @@ def select_device(requested: str, threads: int) -> str:
 
 
 def describe_device(device: str) -> dict[str, str]:
-    """Return kind ("cpu" or "gpu") and name; of a GPU also compute_capability, cuda and cudnn."""
+    """Return kind ("cpu" or "gpu") and name; of a GPU also its compute_capability, driver and libraries."""
     if device.startswith("CPU"):
         return {"kind": "cpu", "name": cpu_name()}
     details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
@@ -37,8 +42,9 @@ def describe_device(device: str) -> dict[str, str]:
         "kind": "gpu",
         "name": details["device_name"],
         "compute_capability": ".".join(map(str, details["compute_capability"])),
-        "cuda": str(build["cuda_version"]),
-        "cudnn": str(build["cudnn_version"]),
+        "cuda built": str(build["cuda_version"]),
+        "cudnn built": str(build["cudnn_version"]),
+        **gpu_driver(),
     }
 
 
@@ -81,3 +87,29 @@ def to_device(images: np.ndarray, labels: np.ndarray, device: str, dtype: tf.DTy
 def to_host(images: tf.Tensor, labels: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
     return tf.cast(images, tf.float32).numpy(), tf.cast(labels, tf.float32).numpy()
+
+
+def copy_seconds(size: int, device: str) -> float:
+    """Seconds to copy `size` bytes on the device.
+
+    Differs from torch_impl: an eager tensor is never copied for its own sake, so each value is negated on the way.
+    """
+    with tf.device(device):
+        source = tf.ones(size // tf.float32.size)
+    return _seconds(lambda: tf.negative(source), device, times=COPIES)
+
+
+def matmul_seconds(size: int, dtype: tf.DType, device: str) -> float:
+    """Seconds to multiply two (size, size) matrices of dtype on the device."""
+    with tf.device(device):
+        matrix = tf.ones((size, size), dtype)
+    return _seconds(lambda: tf.matmul(matrix, matrix), device)
+
+
+def _seconds(operation: Callable[[], tf.Tensor], device: str, times: int = 1) -> float:
+    synchronize(device)
+    start_s = time.perf_counter()
+    for _ in range(times):
+        operation()
+    synchronize(device)
+    return (time.perf_counter() - start_s) / times

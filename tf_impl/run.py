@@ -1,5 +1,6 @@
 """One row: train the model that the config describes, and report what it took."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,13 +11,16 @@ from common.config import Precision, RunConfig
 from common.data import draw_data, fingerprint, fingerprint_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
+from common.limits import find_limits, measure_ceilings
 from common.parity import check_start
-from common.probe import Case
+from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
-from common.results import Arrays, RowResult, make_row
+from common.results import Arrays, RowResult, Status, make_row
 from common.weights import draw_weights
 from tf_impl.device import (
+    copy_seconds,
     describe_device,
+    matmul_seconds,
     memory_stats,
     reset_peak_memory,
     select_device,
@@ -28,7 +32,7 @@ from tf_impl.device import (
 from tf_impl.fit import fit
 from tf_impl.model import ConvNet, build_model, export_weights, load_weights
 from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer
-from tf_impl.precision import variable_dtype
+from tf_impl.precision import compute_dtype, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
@@ -42,7 +46,14 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     require_support(config.precision, describe_device(device))
     set_tf32(config.precision is Precision.TF32)
 
-    checks = probe(config, device)  # before anything is timed or its memory read
+    # Before anything is timed or its memory read.
+    checks = probe(config, device)
+    dtypes = {compute_dtype(config.precision), variable_dtype(config.precision)}
+    ceilings = measure_ceilings(
+        config,
+        partial(copy_seconds, device=device),
+        [partial(matmul_seconds, dtype=dtype, device=device) for dtype in dtypes],
+    )
 
     # Model.fit is given the data whole and cuts the batches itself.
     batch_size = config.data.images if config.execution.loop == "fit" else config.train.batch_size
@@ -73,20 +84,25 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     else:
         train_epochs(step, batches, config.train.epochs, recorder)
 
-    status, detail = recorder.status()
-    row = make_row(
+    # The clock has stopped; the memory is read before anything else takes some.
+    timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
+    arrays, seen = examine(model, optimizer, config, device, *host_batches[0])
+    if on_arrays:
+        on_arrays(arrays)
+    if not seen.passed:
+        status, detail = Status.LABEL_UNTRUE, f"computed in {', '.join(sorted(set(seen.seen.values())))}"
+    return make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
-        environment=describe_environment(tf.__version__, describe_device(device), describe_execution(config)),
-        timing=recorder.timing(),
-        memory=recorder.memory(),
+        environment=describe_environment(tf.__version__, describe_device(device), describe_execution(config, device)),
+        timing=timing,
+        memory=memory,
         training=recorder.training(**hashes),
+        limits=find_limits(config, ceilings, timing.step_s),
+        probe=seen,
         checks=checks,
     )
-    if on_arrays:  # the clock has stopped, and the memory has been read
-        on_arrays(collect_arrays(model, optimizer, config, device, *host_batches[0]))
-    return row
 
 
 def train_epochs(
@@ -105,28 +121,33 @@ def train_epochs(
         recorder.end_epoch(steps)
 
 
-def collect_arrays(
+def examine(
     model: ConvNet, optimizer: Optimizer, config: RunConfig, device: str, images: np.ndarray, labels: np.ndarray
-) -> Arrays:
-    """Export the trained weights, then load the starting ones for the gradients of the first batch.
+) -> tuple[Arrays, PrecisionProbe]:
+    """Export the trained weights; then compute, on other weights, the first batch's gradients and the probe's cases.
 
-    images (N, H, W, C) and labels (N, 1), in the order of training.
+    images (N, H, W, C) and labels (N, 1), in the order of training. The model is left with weights of the probe.
     """
     final_weights = export_weights(model)
     start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
+    cases = label_cases(config.model, size)
     first_batch = Case("first batch", start, images[:size], labels[:size])
-    (evaluation,) = evaluate(model, optimizer, config, device, [first_batch])
-    return Arrays(evaluation.gradients, final_weights)
+    first, *others = evaluate(model, optimizer, config, device, [first_batch, *cases])
+    seen = see_precision(cases, [evaluation.logits for evaluation in others])
+    return Arrays(first.gradients, final_weights), PrecisionProbe(is_label_true(config.precision, seen), seen)
 
 
-def describe_execution(config: RunConfig) -> dict[str, str]:
+def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     return {
         "execution": "tf.function with XLA" if config.execution.compile else "tf.function",
+        "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
+        "convolutions": "Conv2D, bias added by a kernel of its own; gradients of biases by products with ones",
         "TF32": f"{'tf32' if tf32 else 'ieee'} in products and convolutions",
-        "autotuning": "TensorFlow's own",
-        "optimizer": "keras.optimizers.Adam",
+        "autotuning": "cuDNN's algorithms, always" if device.startswith("GPU") else "-",
+        "GPU memory": "grows as needed" if device.startswith("GPU") else "-",
+        "optimizer": "keras.optimizers.Adam, not fused",
         **describe_fixed_choices(config),
     }

@@ -68,8 +68,8 @@ def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: 
 def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[..., T]:
     """Return train_step, or another function of this file, bound to model and optimizer: a graph, or one fused by XLA.
 
-    Differs from torch_impl: the whole step is one graph. Never eager: on a CPU the bias gradients of eager bfloat16 are
-    accumulated in bfloat16 and come out wrong.
+    Differs from torch_impl: the whole step is one graph. Never eager: that is slow, and on a CPU the bias gradients of
+    Keras' own layers are then accumulated in bfloat16 and come out wrong.
     """
     return tf.function(partial(function, model, optimizer), jit_compile=compile)
 

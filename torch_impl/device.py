@@ -1,10 +1,15 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from common.hardware import Unsupported, cpu_name
+from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_driver
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+
+COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
 
 
 def select_device(requested: str, threads: int) -> torch.device:
@@ -22,7 +27,7 @@ def select_device(requested: str, threads: int) -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, str]:
-    """Return kind ("cpu" or "gpu") and name; of a GPU also compute_capability, cuda and cudnn."""
+    """Return kind ("cpu" or "gpu") and name; of a GPU also its compute_capability, driver and libraries."""
     if device.type == "cpu":
         return {"kind": "cpu", "name": cpu_name()}
     properties = torch.cuda.get_device_properties(device)
@@ -30,8 +35,9 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "kind": "gpu",
         "name": properties.name,
         "compute_capability": f"{properties.major}.{properties.minor}",
-        "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
+        "cuda built": str(torch.version.cuda),
+        "cudnn built": cudnn_version(torch.backends.cudnn.version() or 0),
+        **gpu_driver(),
     }
 
 
@@ -84,3 +90,25 @@ def to_device(
 def to_host(images: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
     return images.permute(0, 2, 3, 1).float().cpu().numpy(), labels.float().cpu().numpy()
+
+
+def copy_seconds(size: int, device: torch.device) -> float:
+    """Seconds to copy `size` bytes on the device."""
+    source = torch.ones(size // torch.float32.itemsize, device=device)
+    target = torch.ones_like(source)
+    return _seconds(lambda: target.copy_(source), device, times=COPIES)
+
+
+def matmul_seconds(size: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Seconds to multiply two (size, size) matrices of dtype on the device."""
+    matrix = torch.ones((size, size), dtype=dtype, device=device)
+    return _seconds(lambda: torch.matmul(matrix, matrix), device)
+
+
+def _seconds(operation: Callable[[], torch.Tensor], device: torch.device, times: int = 1) -> float:
+    synchronize(device)
+    start_s = time.perf_counter()
+    for _ in range(times):
+        operation()
+    synchronize(device)
+    return (time.perf_counter() - start_s) / times

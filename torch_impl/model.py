@@ -27,16 +27,17 @@ class Flatten(nn.Module):
         return features.permute(0, 2, 3, 1).flatten(1)  # (B, F, H, W) -> (B, H*W*F)
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution, computed as one product over the channels.
+class Convolution(nn.Conv2d):
+    """A valid convolution (B, C, H, W) -> (B, F, H', W') with a bias, computed as one product over the patches.
 
     The same weights and the same sums as nn.Conv2d's, but on a GPU cuBLAS adds the bias in the product's own kernel,
-    and cuDNN leaves it to a second one that takes as long. For channels_last features both permutations are views.
+    and cuDNN leaves it to a second one that takes as long.
+    Differs from tf_impl: there the convolution is one operation and the bias another.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        products = functional.linear(features.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
-        return products.permute(0, 3, 1, 2)  # (B, H, W, F) -> (B, F, H, W)
+        products = functional.linear(_patches(features, self.kernel_size), self.weight.flatten(1), self.bias)
+        return products.permute(0, 3, 1, 2)  # (B, H', W', F) -> (B, F, H', W')
 
 
 class Logits(nn.Sequential):
@@ -51,8 +52,7 @@ class Logits(nn.Sequential):
         self.device = device
         channels = config.image_shape[2]
         for number, size in enumerate(config.kernel_sizes, start=1):
-            convolution = PointwiseConv2d if size == 1 else nn.Conv2d
-            self.add_module(f"conv{number}", convolution(channels, config.filters, size))
+            self.add_module(f"conv{number}", Convolution(channels, config.filters, size))
             channels = config.filters
         self.add_module("flatten", Flatten())
         self.add_module("dense", nn.Linear(math.prod(config.feature_shape), 1))
@@ -115,6 +115,15 @@ def export_gradients(model: ConvNet, gradients: Sequence[torch.Tensor]) -> Weigh
         name: _transpose(gradient.cpu().numpy(), (2, 3, 1, 0)).copy()
         for name, gradient in zip(_parameters(model), gradients, strict=True)
     }
+
+
+def _patches(features: torch.Tensor, kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """What the kernel sees at each position: (B, C, H, W) -> (B, H', W', C k k). For k = 1 this is a view."""
+    patches = features.permute(0, 2, 3, 1)
+    if kernel_size != (1, 1):
+        for axis, size in enumerate(kernel_size, start=1):
+            patches = patches.unfold(axis, size, 1)  # appends an axis of that size
+    return patches.flatten(3)
 
 
 def _parameters(model: ConvNet) -> dict[str, torch.Tensor]:

@@ -10,13 +10,16 @@ from common.config import Precision, RunConfig
 from common.data import draw_data, fingerprint, fingerprint_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
+from common.limits import find_limits, measure_ceilings
 from common.parity import check_start
-from common.probe import Case
+from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
-from common.results import Arrays, RowResult, make_row
+from common.results import Arrays, RowResult, Status, make_row
 from common.weights import draw_weights
 from torch_impl.device import (
+    copy_seconds,
     describe_device,
+    matmul_seconds,
     memory_stats,
     reset_peak_memory,
     select_device,
@@ -27,9 +30,9 @@ from torch_impl.device import (
 )
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
 from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
-from torch_impl.precision import variable_dtype
+from torch_impl.precision import compute_dtype, variable_dtype
 from torch_impl.probe import evaluate, probe
-from torch_impl.train import Step, compiled, fetch, train_step
+from torch_impl.train import INDUCTOR, Step, compiled, fetch, train_step
 
 
 def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
@@ -41,7 +44,14 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     require_support(config.precision, describe_device(device))
     set_tf32(config.precision is Precision.TF32)
 
-    checks = probe(config, device)  # before anything is timed or its memory read
+    # Before anything is timed or its memory read.
+    checks = probe(config, device)
+    dtypes = {compute_dtype(config.precision), variable_dtype(config.precision)}
+    ceilings = measure_ceilings(
+        config,
+        partial(copy_seconds, device=device),
+        [partial(matmul_seconds, dtype=dtype, device=device) for dtype in dtypes],
+    )
 
     host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
     dtype = variable_dtype(config.precision)
@@ -67,20 +77,27 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
 
     train_epochs(step, batches, config.train.epochs, recorder)
 
-    status, detail = recorder.status()
-    row = make_row(
+    # The clock has stopped; the memory is read before anything else takes some.
+    timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
+    arrays, seen = examine(model, optimizer, config, device, *host_batches[0])
+    if on_arrays:
+        on_arrays(arrays)
+    if not seen.passed:
+        status, detail = Status.LABEL_UNTRUE, f"computed in {', '.join(sorted(set(seen.seen.values())))}"
+    return make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
-        environment=describe_environment(torch.__version__, describe_device(device), describe_execution(config)),
-        timing=recorder.timing(),
-        memory=recorder.memory(),
+        environment=describe_environment(
+            torch.__version__, describe_device(device), describe_execution(config, device)
+        ),
+        timing=timing,
+        memory=memory,
         training=recorder.training(**hashes),
+        limits=find_limits(config, ceilings, timing.step_s),
+        probe=seen,
         checks=checks,
     )
-    if on_arrays:  # the clock has stopped, and the memory has been read
-        on_arrays(collect_arrays(model, optimizer, config, device, *host_batches[0]))
-    return row
 
 
 def train_epochs(
@@ -99,34 +116,37 @@ def train_epochs(
         recorder.end_epoch(steps)
 
 
-def collect_arrays(
+def examine(
     model: ConvNet,
     optimizer: Optimizer,
     config: RunConfig,
     device: torch.device,
     images: np.ndarray,
     labels: np.ndarray,
-) -> Arrays:
-    """Export the trained weights, then load the starting ones for the gradients of the first batch.
+) -> tuple[Arrays, PrecisionProbe]:
+    """Export the trained weights; then compute, on other weights, the first batch's gradients and the probe's cases.
 
-    images (N, H, W, C) and labels (N, 1), in the order of training.
+    images (N, H, W, C) and labels (N, 1), in the order of training. The model is left with weights of the probe.
     """
     final_weights = export_weights(model)
     start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
+    cases = label_cases(config.model, size)
     first_batch = Case("first batch", start, images[:size], labels[:size])
-    (evaluation,) = evaluate(model, optimizer, config, device, [first_batch])
-    return Arrays(evaluation.gradients, final_weights)
+    first, *others = evaluate(model, optimizer, config, device, [first_batch, *cases])
+    seen = see_precision(cases, [evaluation.logits for evaluation in others])
+    return Arrays(first.gradients, final_weights), PrecisionProbe(is_label_true(config.precision, seen), seen)
 
 
-def describe_execution(config: RunConfig) -> dict[str, str]:
+def describe_execution(config: RunConfig, device: torch.device) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from PyTorch where it can be."""
     matmul = torch.backends.cuda.matmul.fp32_precision
     convolution = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return {
-        "execution": "torch.compile, default mode" if config.execution.compile else "eager",
+        "execution": f"torch.compile: {', '.join(INDUCTOR[device.type])}" if config.execution.compile else "eager",
         "layout": "NHWC (channels_last)",
+        "convolutions": "products over the patches, bias added in the same kernel",
         "TF32": f"{matmul} in products, {convolution} in convolutions",
         "autotuning": f"cudnn.benchmark {torch.backends.cudnn.benchmark}",
-        "optimizer": "torch.optim.Adam, fused, Keras' epsilon by a pre-step hook",
+        "optimizer": "torch.optim.Adam, fused; Keras' epsilon by a pre-step hook",
         **describe_fixed_choices(config),
     }

@@ -16,6 +16,16 @@ from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
 T = TypeVar("T")
 
 
+# Options of torch.compile. Round to 16 bits between fused operations, as eager PyTorch and Keras do: without it float16
+# overflows at other steps; tf_impl/__init__.py tells XLA the same. On a GPU also choose kernels by measuring them, as
+# XLA does (the mode max-autotune-no-cudagraphs); on a CPU that compiles C++ for minutes and gains nothing.
+ROUND_AS_EAGER = {"emulate_precision_casts": True}
+INDUCTOR = {
+    "cpu": ROUND_AS_EAGER,
+    "cuda": {"max_autotune": True, "coordinate_descent_tuning": True, **ROUND_AS_EAGER},
+}
+
+
 class Step(NamedTuple):
     """What one step reports, as scalars that stay on the device until the epoch ends."""
 
@@ -85,7 +95,7 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
-        model.logits.compile(dynamic=False)
+        model.logits.compile(dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
     return partial(function, model, optimizer)
 
 

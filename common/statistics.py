@@ -1,0 +1,122 @@
+"""How far a speed-up can be trusted: its confidence interval, and what is unsteady about a row.
+
+A row is given as its processes (one for each of --repeats), each the seconds of its steady epochs: all but the first.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+CONFIDENCE_PERCENT = 95
+RESAMPLES = 2000  # some fifty of them lie beyond either end of the interval, so that its ends hardly hang on the seed
+SEED = 0  # the same times print the same interval
+
+# A speed-up compares processes: where equal ones lie this far apart, a gain of that size may be none.
+PROCESSES_DIFFER = 1.10
+# In results/h200 the halves of every row lie within 1.5 % of each other.
+HALVES_DIFFER = 0.05
+# A trend shows in nearly every pair of an early and a late epoch. Noise of 5 % an epoch moves the medians of 9 epochs'
+# halves beyond 5 % in a quarter of all rows; asked for this share of pairs too, it looks like a trend in one of twenty.
+PAIRS_AGREE = 0.9
+# Three epochs a half: with two, noise that moves the medians this far puts the halves apart as well, mostly.
+LEAST_EPOCHS_OF_A_TREND = 6
+# 95th percentile over 5th, the spread that the table shows; in results/h200 it is below 1.04 in every row.
+EPOCHS_SCATTER = 1.20
+# The least of which a median leaves a reading out on either side.
+LEAST_EPOCHS = 3
+
+
+def speed_up_interval(
+    baseline: Sequence[Sequence[float]], row: Sequence[Sequence[float]]
+) -> tuple[float, float] | None:
+    """The 95 % confidence interval of how many times faster `row` is than `baseline`, from seconds of steady epochs.
+
+    A side counts as the median over its processes of the median over the epochs of each. Hierarchical bootstrap:
+    processes are drawn with replacement, then epochs with replacement within each process drawn; the ends are
+    percentiles of the ratios of 2000 such draws (percentile method: Efron & Tibshirani 1993, An Introduction to the
+    Bootstrap, chapter 13).
+
+    With one process on a side, the interval covers the variation between the epochs of that process alone, not what
+    another process would have measured. Where processes differ more than epochs do, so few of them cannot show by how
+    much: two hold the true ratio in 7 intervals of 10 (simulated), three or four in 9 of 10, five and more in 95 %.
+
+    None where a side was not measured (no process, a process without steady epochs, a time of zero) or has fewer than
+    two epochs in every process.
+    """
+    for side in (baseline, row):
+        if not _is_measured(side) or max(map(len, side)) < 2:
+            return None
+    generator = np.random.default_rng(SEED)
+    ratios = _resampled_medians(baseline, generator) / _resampled_medians(row, generator)
+    outside = (100 - CONFIDENCE_PERCENT) / 2
+    low, high = np.percentile(ratios, [outside, 100 - outside]).tolist()
+    return low, high
+
+
+def instability(processes: Sequence[Sequence[float]], steps_per_epoch: int) -> str:
+    """Why the row's times are unsteady, in one clause with its figures in ms a step; "" where they are steady.
+
+    `processes` are seconds of steady epochs. The gravest reason alone is given: processes that differ, a trend within
+    them, scattered epochs, too few epochs. "" too where nothing was measured, since then no time is shown either.
+    """
+    if not _is_measured(processes):
+        return ""
+    steps_ms = [1e3 * np.asarray(epochs_s) / steps_per_epoch for epochs_s in processes]
+    return _difference(steps_ms) or _trend(steps_ms) or _scatter(steps_ms) or _shortness(steps_ms)
+
+
+def _is_measured(processes: Sequence[Sequence[float]]) -> bool:
+    return bool(processes) and all(len(epochs) > 0 and min(epochs) > 0 for epochs in processes)
+
+
+def _resampled_medians(processes: Sequence[Sequence[float]], generator: np.random.Generator) -> npt.NDArray[np.float64]:
+    """RESAMPLES draws of the median over processes of the median over epochs."""
+    drawn = generator.integers(len(processes), size=(RESAMPLES, len(processes)))
+    medians = np.empty(drawn.shape)
+    for index, epochs in enumerate(processes):
+        is_this = drawn == index
+        picks = generator.integers(len(epochs), size=(np.count_nonzero(is_this), len(epochs)))
+        medians[is_this] = np.median(np.asarray(epochs)[picks], axis=1)
+    resampled: npt.NDArray[np.float64] = np.median(medians, axis=1)
+    return resampled
+
+
+def _difference(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+    medians = [float(np.median(times)) for times in steps_ms]
+    if max(medians) <= PROCESSES_DIFFER * min(medians):
+        return ""
+    return f"its processes differ: {_number(min(medians))} to {_number(max(medians))} ms a step"
+
+
+def _trend(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+    """First half against second; the middle epoch of an odd number belongs to neither."""
+    if min(map(len, steps_ms)) < LEAST_EPOCHS_OF_A_TREND:
+        return ""
+    halves = [(times[: len(times) // 2], times[-(len(times) // 2) :]) for times in steps_ms]
+    change = float(np.median([np.median(second) / np.median(first) for first, second in halves])) - 1
+    direction = np.sign(change)
+    agreeing = np.mean([np.mean(np.sign(second[:, np.newaxis] - first) == direction) for first, second in halves])
+    if abs(change) <= HALVES_DIFFER or agreeing < PAIRS_AGREE:
+        return ""
+    pace, reason = ("slower", "heat, a power limit or memory") if change > 0 else ("faster", "still warming up")
+    return f"{pace} by {100 * abs(change):.0f} % in the second half of its epochs than in the first: {reason}"
+
+
+def _scatter(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+    p05, p95 = max((np.percentile(times, [5, 95]).tolist() for times in steps_ms), key=lambda ends: ends[1] / ends[0])
+    if p95 <= EPOCHS_SCATTER * p05:
+        return ""
+    return f"epochs scatter from {_number(p05)} to {_number(p95)} ms a step: something else uses the device"
+
+
+def _shortness(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+    fewest = min(map(len, steps_ms))
+    if fewest >= LEAST_EPOCHS:
+        return ""
+    epochs = f"{fewest} epoch{'s' if fewest > 1 else ''}{' a process' if len(steps_ms) > 1 else ''}"
+    return f"rests on {epochs} only: give --epochs {LEAST_EPOCHS + 1} or more"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
