@@ -1,14 +1,24 @@
-# Two commands on a fresh machine: `make parity` compares, `make test` tests. Both set up .venv first.
+# Two commands on a fresh machine: `make parity` compares, `make test` tests. Both set up what they need first.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 ARGS ?=
 
+# With an NVIDIA GPU each framework has an environment of its own: their CUDA wheels bring different builds of cuDNN, which
+# would overwrite each other in one.
+GPU := $(shell command -v nvidia-smi)
+
 .PHONY: parity test lint smoke clean
 
+ifdef GPU
+parity: $(VENV)-tf/.installed $(VENV)-torch/.installed
+	$(VENV)-torch/bin/python run_parity.py \
+	    --tf-python $(VENV)-tf/bin/python --torch-python $(VENV)-torch/bin/python $(ARGS)
+else
 parity: $(VENV)/.installed
 	$(RUN) run_parity.py $(ARGS)
+endif
 
 test: lint
 	$(RUN) -m pytest
@@ -22,10 +32,13 @@ smoke: $(VENV)/.installed
 	$(RUN) run_parity.py --preset smoke $(ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-tf $(VENV)-torch
 
-# The stamp is newer than what it was made from, so a changed requirement is installed again.
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+# A stamp is newer than what it was made from, so a changed requirement is installed again.
+$(VENV)/.installed: EXTRAS = all
+$(VENV)-tf/.installed: EXTRAS = tensorflow-gpu
+$(VENV)-torch/.installed: EXTRAS = torch
+$(VENV)/.installed $(VENV)-tf/.installed $(VENV)-torch/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@

@@ -80,20 +80,26 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and not hidden
 
 
-def gpu_driver() -> dict[str, str]:
-    """The driver's version, and those of the CUDA and cuDNN libraries that this process has loaded, where it has.
+def gpu_libraries() -> dict[str, str]:
+    """The driver's version, and those of the CUDA and cuDNN libraries that this process has loaded, as they say.
 
     What is loaded need not be what the framework was built with: another package, or LD_LIBRARY_PATH, may come first.
     """
-    facts = {"driver": _first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))}
-    loaded = _read("/proc/self/maps")
-    if cudart := _first(r"(/\S*libcudart[^/\s]*\.so[^/\s]*)", loaded):
-        version = ctypes.c_int()
-        ctypes.CDLL(cudart).cudaRuntimeGetVersion(ctypes.byref(version))
-        facts["cuda loaded"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    if cudnn := _first(r"(/\S*libcudnn\.so[^/\s]*)", loaded):
-        facts["cudnn loaded"] = cudnn_version(ctypes.CDLL(cudnn).cudnnGetVersion())
-    return {name: version for name, version in facts.items() if version}
+    maps = _read("/proc/self/maps")
+    versions = {
+        "driver": {_first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))},
+        "cuda loaded": {_cudart_version(path) for path in re.findall(r"/\S*libcudart[^/\s]*\.so[^/\s]*", maps)},
+        "cudnn loaded": {
+            cudnn_version(ctypes.CDLL(path).cudnnGetVersion()) for path in re.findall(r"/\S*libcudnn\.so[^/\s]*", maps)
+        },
+    }
+    return {name: ", ".join(sorted(found)) for name, found in versions.items() if any(found)}
+
+
+def _cudart_version(path: str) -> str:
+    version = ctypes.c_int()
+    ctypes.CDLL(path).cudaRuntimeGetVersion(ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def cudnn_version(number: int) -> str:

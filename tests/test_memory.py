@@ -1,11 +1,20 @@
 """Is the ruler of memory right? A known allocation, and the article's arithmetic on numbers made up by hand."""
 
+import platform
 import sys
 
 import numpy as np
 import pytest
 
-from common.memory import Memory, MemoryReading, read_host_memory, reset_host_peak, summarize_memory
+from common.memory import (
+    Memory,
+    MemoryReading,
+    keep_freed_host_memory,
+    read_host_memory,
+    reset_host_peak,
+    return_freed_host_memory,
+    summarize_memory,
+)
 from common.parity import KNOWN_ALLOCATION
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -29,6 +38,17 @@ def test_the_peak_outlives_the_allocation_until_it_is_reset() -> None:
     assert read_host_memory().peak_bytes - start == pytest.approx(SIZE, rel=KNOWN_ALLOCATION)
     assert reset_host_peak()
     assert read_host_memory().peak_bytes - start < KNOWN_ALLOCATION * SIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_freed_blocks_are_returned_when_asked() -> None:
+    keep_freed_host_memory()
+    start = read_host_memory().current_bytes
+    blocks = [np.ones(2**20, np.uint8) for _ in range(SIZE // 2**20)]
+    blocks.clear()
+    assert read_host_memory().current_bytes - start > (1 - KNOWN_ALLOCATION) * SIZE
+    return_freed_host_memory()
+    assert read_host_memory().current_bytes - start < KNOWN_ALLOCATION * SIZE
 
 
 def reading(current: int, peak: int) -> MemoryReading:

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from common.config import ExecutionConfig, Precision, RunConfig
+from common.limits import Ceilings, Limits
 from common.memory import Memory
+from common.nvml import GpuUse
 from common.parity import Check
 from common.results import Environment, RowResult, Status, Training, judge, make_row
 from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
@@ -25,6 +27,10 @@ def make(
     )
 
 
+def with_epochs(row: RowResult, epoch_s: list[float]) -> RowResult:
+    return replace(row, timing=replace(row.timing, epoch_s=epoch_s))
+
+
 FLOAT32 = make("torch", "float32", 10, 200)
 FLOAT16 = make("torch", "mixed_float16", 4, 50)
 BROKEN = make_row(RunConfig("torch", Precision.TF32), Status.UNSUPPORTED, "needs a GPU")
@@ -40,9 +46,9 @@ def test_one_row() -> None:
     assert cells(FLOAT32) == [
         {
             "framework": "torch", "precision": "float32", "compile": "off", "loop": "custom",
-            "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x",
+            "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x", "95 %": "-", "x floor": "-",
             "first s": "1.5", "total s": "3.25", "images/s": "400",
-            "base MB": "1", "peak MB": "201", "used MB": "200", "saved": "0 %",
+            "base MB": "1", "peak MB": "201", "used MB": "200", "steady MB": "-", "saved": "0 %",
             "loss": "0.125", "acc %": "75", "skips": "2", "parity": "-", "status": "ok",
         }
     ]  # fmt: skip
@@ -51,6 +57,34 @@ def test_one_row() -> None:
 def test_speed_up_and_memory_saved_over_float32() -> None:
     _, half = cells(FLOAT32, FLOAT16)
     assert (half["speed-up"], half["saved"]) == ("2.50x", "75 %")
+
+
+def test_the_interval_of_a_speed_up_is_bootstrapped_from_the_steady_epochs() -> None:
+    baseline = with_epochs(FLOAT32, [9.0, 2.0, 2.0, 2.0])  # the first epoch does not count
+    assert [line["95 %"] for line in cells(baseline, with_epochs(FLOAT16, [9.0, 1.0, 1.0, 1.0]))] == ["-", "2.00-2.00"]
+    low, high = cells(baseline, with_epochs(FLOAT16, [9.0, 0.8, 1.0, 1.2]))[1]["95 %"].split("-")
+    assert float(low) < 2.0 < float(high)
+
+
+def test_an_unstable_row_is_named_with_the_reason_and_what_the_driver_saw() -> None:
+    slowing = with_epochs(FLOAT16, [9.0, 1.0, 1.0, 1.0, 1.0, 1.3, 1.3, 1.3, 1.3])
+    hot = replace(slowing, gpu=GpuUse("process", 10**9, 50.0, ["heat"], other_processes=2))
+    (warning,) = (note for note in notes([with_epochs(FLOAT32, [9.0] + 8 * [2.0]), hot]) if "UNSTABLE" in note)
+    assert warning.startswith("UNSTABLE: torch mixed_float16: slower by 30 % in the second half")
+    assert warning.endswith("its clocks were held down by heat; up to 2 other processes used the GPU")
+
+
+def test_columns_that_only_a_gpu_fills_are_there_where_one_row_fills_them() -> None:
+    memory = replace(FLOAT16.memory, device_process_peak_bytes=5 * 10**9)
+    measured = replace(FLOAT16, memory=memory, gpu=GpuUse("process", 5 * 10**9, 52.5, [], 0))
+    lines = cells(FLOAT32, measured)
+    assert [(line["device MB"], line["J/epoch"]) for line in lines] == [("-", "-"), ("5000", "52.5")]
+
+
+def test_distance_to_the_floor() -> None:
+    limits = Limits(1e12, 1e10, floor_s=0.002, times_floor=2.0, ceilings=Ceilings(1e12, 1e14))
+    (line,) = cells(replace(FLOAT16, limits=limits))
+    assert line["x floor"] == "2"
 
 
 def test_a_baseline_is_of_the_same_framework_and_mode() -> None:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from tf_impl.run import run
     from tf_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
 
-# Both must be set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json, and XLA
-# leave out roundings to bfloat16 that the precision asks for.
+# Set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json. XLA would leave out
+# roundings to bfloat16 that the precision asks for; and on a GPU it would compute both gradients of the Dense layer in
+# one kernel, which is slower than two and holds a fourth activation.
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_allow_excess_precision=false".strip()
+_XLA_FLAGS = ("--xla_allow_excess_precision=false", "--xla_disable_hlo_passes=multi_output_fusion")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS]).strip()
 
 _HOMES = {
     "build_model": "model",

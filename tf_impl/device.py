@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from common.hardware import Unsupported, cpu_name, gpu_driver
+from common.hardware import Unsupported, cpu_name, gpu_libraries
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
 
 COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
@@ -44,7 +44,7 @@ def describe_device(device: str) -> dict[str, str]:
         "compute_capability": ".".join(map(str, details["compute_capability"])),
         "cuda built": str(build["cuda_version"]),
         "cudnn built": str(build["cudnn_version"]),
-        **gpu_driver(),
+        **gpu_libraries(),
     }
 
 

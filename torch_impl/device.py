@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_driver
+from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_libraries
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
 
 COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
@@ -37,7 +37,7 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "cuda built": str(torch.version.cuda),
         "cudnn built": cudnn_version(torch.backends.cudnn.version() or 0),
-        **gpu_driver(),
+        **gpu_libraries(),
     }
 
 
