@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from tf_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
 
 # Set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json. XLA would leave out
-# roundings to bfloat16 that the precision asks for; and on a GPU it would compute both gradients of the Dense layer in
-# one kernel, which is slower than two and holds a fourth activation.
+# roundings to bfloat16 that the precision asks for. On a GPU it would also compute both gradients of the Dense layer in
+# one kernel, which is slower than two and holds a fourth activation, and copy activations to pad their number of rows.
 os.environ["KERAS_BACKEND"] = "tensorflow"
-_XLA_FLAGS = ("--xla_allow_excess_precision=false", "--xla_disable_hlo_passes=multi_output_fusion")
+_XLA_FLAGS = (
+    "--xla_allow_excess_precision=false",
+    "--xla_disable_hlo_passes=multi_output_fusion,cublas-pad-for-gemms",
+)
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS]).strip()
 
 _HOMES = {

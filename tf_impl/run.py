@@ -148,6 +148,6 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "TF32": f"{'tf32' if tf32 else 'ieee'} in products and convolutions",
         "autotuning": "cuDNN's algorithms, always" if device.startswith("GPU") else "-",
         "GPU memory": "grows as needed" if device.startswith("GPU") else "-",
-        "optimizer": "keras.optimizers.Adam, not fused",
+        "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam)",
         **describe_fixed_choices(config),
     }
