@@ -1,12 +1,13 @@
 """Peers of the experiment: what its steps are compared with, by hand and beside a run of run_parity.py.
 
 `notebook_fit` and `plain_torch` write the experiment as most people would, in each framework; `bare_loop` times our
-own step with and without the recorder around it. They are benchmarks and no tests: pytest collects none of them, and
-nothing is asserted about time. Each prints one line of JSON for each precision, with times in ms a step:
+own step with and without the recorder around it; `kernels` says where its time goes. They are benchmarks and no tests:
+pytest collects none of them, and nothing is asserted about time. Each prints one line of JSON for each precision:
 
     python -m tests.peers.notebook_fit --preset article
     python -m tests.peers.plain_torch --preset article --compile on
     python -m tests.peers.bare_loop --framework torch --preset article
+    python -m tests.peers.kernels --framework tensorflow --preset article
 
 What they have in common stands here, and imports neither framework.
 """
