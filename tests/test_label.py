@@ -58,7 +58,10 @@ def test_a_label_that_is_untrue_is_a_status(
     right = impl.model.autocast
     monkeypatch.setattr(impl.model, "autocast", lambda precision, device: right(planted, device))
     row = impl.run.run(config(impl, Precision.MIXED_FLOAT16))
-    assert (row.status, row.detail) == (Status.LABEL_UNTRUE, f"computed in {planted.compute_dtype}")
+    assert (row.status, row.detail) == (
+        Status.LABEL_UNTRUE,
+        f"computed in {planted.compute_dtype} instead of mixed_float16",
+    )
 
 
 def test_one_layer_in_another_precision_is_seen() -> None:

@@ -90,7 +90,8 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     if on_arrays:
         on_arrays(arrays)
     if not seen.passed:
-        status, detail = Status.LABEL_UNTRUE, f"computed in {', '.join(sorted(set(seen.seen.values())))}"
+        computed_in = ", ".join(sorted(set(seen.seen.values())))
+        status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {config.precision}"
     return make_row(
         config,
         status,
