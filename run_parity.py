@@ -1,7 +1,7 @@
 """Compare TensorFlow and PyTorch at every precision: one process a row, one table of speed and memory.
 
 python run_parity.py                                   every precision, sized for this machine
-python run_parity.py --preset smoke --quiet            every precision, in half a minute
+python run_parity.py --preset smoke --quiet            every precision, in a minute
 python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --compile both
 """
 
@@ -11,7 +11,7 @@ import shutil
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from common.agreement import ArraysOf, check_pairs, complete_checks
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.hardware import cpu_name
 from common.launch import arrays_file, launch_row
+from common.limits import Ceilings, best_ceilings, find_limits
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
 from common.results import Arrays, Results, RowResult, Status, judge, make_row, read_arrays, read_json, write_json
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
     output = prepare_output(parser, arguments.output, arguments.resume)
-    earlier = read_earlier(parser, output) if arguments.resume else []
+    earlier = read_earlier(parser, output, configs) if arguments.resume else []
+    refuse_another_experiment(parser, output, earlier, configs)
     finished = {row.config: row for row in earlier if row.status is Status.OK}
     command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
     results = Results(command=command, environment=describe_parent(), rows=beside(earlier, configs))
@@ -163,8 +165,8 @@ def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
     return output
 
 
-def read_earlier(parser: Parser, output: Path) -> list[RowResult]:
-    """The rows of the run that is resumed; one whose arrays are damaged is left out, and so runs again."""
+def read_earlier(parser: Parser, output: Path, configs: Sequence[RunConfig]) -> list[RowResult]:
+    """The rows of the run that is resumed; one whose arrays are damaged is left out, and so runs again if asked for."""
     path = output / "results.json"
     if not path.exists():
         return []
@@ -172,7 +174,14 @@ def read_earlier(parser: Parser, output: Path) -> list[RowResult]:
         rows = read_json(path, Results).rows
     except (OSError, ValueError) as error:
         parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
-    return [row for row in rows if has_arrays(output, row)]
+    asked = {config.row_id for config in configs}
+    for row in rows:
+        if row.training and row.config.row_id not in asked and not has_arrays(output, row):
+            parser.error(
+                f"argument --resume: {arrays_file(output / 'rows' / row.config.row_id)} is missing or damaged; "
+                "ask for that row again, or give another --output"
+            )
+    return [row for row in rows if not row.training or has_arrays(output, row)]
 
 
 def arrays_in(output: Path, row: RowResult) -> Arrays:
@@ -192,19 +201,48 @@ def has_arrays(output: Path, row: RowResult) -> bool:
 
 def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
     """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
-    rows = complete_checks(results.rows, arrays_of)
+    rows = complete_checks(share_limits(results.rows), arrays_of)
     return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
 
 
-def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
-    """The earlier rows that stay as they are: rows of the same experiment that are not asked for again."""
-    asked = {config.row_id for config in configs}
-    experiments = {(config.data, config.model, config.train) for config in configs}
+def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:
+    """Hold all rows of one device and precision to one limit, the best that any of them measured."""
+
+    def same(row: RowResult) -> tuple[str, str]:
+        return row.environment.device["name"] if row.environment else "", row.precision
+
+    measured: dict[tuple[str, str], list[Ceilings]] = {}
+    for row in rows:
+        if row.limits:
+            measured.setdefault(same(row), []).append(row.limits.ceilings)
     return [
-        row
-        for row in earlier
-        if row.config.row_id not in asked and (row.config.data, row.config.model, row.config.train) in experiments
+        replace(row, limits=find_limits(row.config, best_ceilings(measured[same(row)]), row.timing.step_s))
+        if row.limits and row.timing
+        else row
+        for row in rows
     ]
+
+
+def refuse_another_experiment(
+    parser: Parser, output: Path, earlier: Sequence[RowResult], configs: Sequence[RunConfig]
+) -> None:
+    """Rows of two experiments can't stand in one table, and those that are there are not to be lost."""
+    asked = configs[0]
+    for row in earlier:
+        for part in ("data", "model", "train"):
+            theirs, ours = asdict(getattr(row.config, part)), asdict(getattr(asked, part))
+            if differing := [name for name in theirs if theirs[name] != ours[name]]:
+                name = differing[0]
+                parser.error(
+                    f"argument --resume: {output} holds another experiment, with {name} {theirs[name]} "
+                    f"and not {ours[name]}; give another --output"
+                )
+
+
+def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
+    """The earlier rows that stay as they are: those that are not asked for again."""
+    asked = {config.row_id for config in configs}
+    return [row for row in earlier if row.config.row_id not in asked]
 
 
 def describe_parent() -> dict[str, str]:

@@ -105,7 +105,7 @@ def _gpu(config: RunConfig, process: subprocess.Popen[bytes]) -> AbstractContext
 
 
 def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
-    if gpu is None or row.memory is None:
+    if gpu is None or row.memory is None or row.memory.kind != "gpu_allocator":  # a row that chose the CPU
         return row
     use = gpu.use()
     return replace(row, gpu=use, memory=replace(row.memory, device_process_peak_bytes=use.process_peak_bytes))

@@ -17,7 +17,7 @@ the first layer has one product less in the backward pass. Dense is one row of H
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,17 +36,17 @@ SMALLEST_COPY_BYTES, LARGEST_COPY_BYTES = 4 * 2**20, 256 * 2**20
 
 # Products grow until one takes long enough for any clock, or is as large as matrix units need to be busy.
 SMALLEST_PRODUCT, LARGEST_PRODUCT, LONG_ENOUGH_S = 256, 8192, 0.005
-TRIES = 5
+LEAST_TRIES, TRY_FOR_S = 5, 0.03
 
 
 class Product(NamedTuple):
     """One layer as a product of (rows, inner) with (inner, columns); inputs: the values that it reads, each once."""
 
     name: str
-    rows: int
+    rows: float
     inner: int
     columns: int
-    inputs: int
+    inputs: float
 
     @property
     def flops(self) -> float:
@@ -80,7 +80,13 @@ class Limits:
     ceilings: Ceilings
 
 
-def layers_of(model: ModelConfig, batch_size: int) -> list[Product]:
+def best_ceilings(measured: Iterable[Ceilings]) -> Ceilings:
+    """The best of each: a limit is the hardware's, and no framework's or process's."""
+    copies, products = zip(*((each.copy_bytes_per_s, each.matmul_flops_per_s) for each in measured), strict=True)
+    return Ceilings(max(copies), max(products))
+
+
+def layers_of(model: ModelConfig, batch_size: float) -> list[Product]:
     """The layers that multiply, in order."""
     height, width, channels = model.image_shape
     layers = []
@@ -94,9 +100,9 @@ def layers_of(model: ModelConfig, batch_size: int) -> list[Product]:
 
 
 def operations(config: RunConfig) -> list[Operation]:
-    """Everything that one step of a full batch has to compute, in order."""
+    """Everything that one step has to compute, in order; of the mean batch, where the last of an epoch is smaller."""
     compute, variable = BYTES[config.precision.compute_dtype], BYTES[config.precision.variable_dtype]
-    layers = layers_of(config.model, config.train.batch_size)
+    layers = layers_of(config.model, config.data.images / config.steps_per_epoch)
     forward, backward = [], []
     for number, layer in enumerate(layers):
         # Each operation touches these three; which of them it writes does not matter.
@@ -112,7 +118,7 @@ def operations(config: RunConfig) -> list[Operation]:
 
 
 def step_flops(config: RunConfig) -> float:
-    """FLOPs of one step of a full batch, in its products alone."""
+    """FLOPs of one step of the mean batch, in its products alone."""
     return sum(operation.flops for operation in operations(config))
 
 
@@ -150,13 +156,18 @@ def find_limits(config: RunConfig, ceilings: Ceilings, step_s: StepTimes | None)
 
 def _matmul_rate(matmul_seconds: Callable[[int], float]) -> float:
     size, seconds = SMALLEST_PRODUCT, _least(matmul_seconds, SMALLEST_PRODUCT)
+    rate = 2.0 * size**3 / seconds
     while seconds < LONG_ENOUGH_S and size < LARGEST_PRODUCT:
         size *= 2
         seconds = _least(matmul_seconds, size)
-    return 2.0 * size**3 / seconds
+        rate = max(rate, 2.0 * size**3 / seconds)
+    return rate
 
 
 def _least(seconds: Callable[[int], float], size: int) -> float:
-    """The fastest of a few tries, after one to warm up: a ceiling is what the device can do."""
+    """The fastest of several tries, after one to warm up: a ceiling is what the device can do. Short ones are many."""
     seconds(size)
-    return min(seconds(size) for _ in range(TRIES))
+    tries: list[float] = []
+    while len(tries) < LEAST_TRIES or sum(tries) < TRY_FOR_S:
+        tries.append(seconds(size))
+    return min(tries)

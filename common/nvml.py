@@ -6,7 +6,7 @@ context, the libraries' kernels and whatever an allocator holds in reserve.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,59 +19,69 @@ SLOWED_BY = {0x04: "the power limit", 0x20: "heat", 0x40: "heat", 0x80: "the pow
 
 @dataclass(frozen=True)
 class GpuUse:
-    """What one row took of the GPU, as the driver counts it.
+    """What one row took of the GPU, as the driver counts it; None or empty where the driver doesn't say.
 
     memory_source: "process", or, where the driver can't tell processes apart (in some containers), "growth of the
-    device" since the row began. energy_per_epoch_j: of the whole device, over the steady epochs; None where there is no
-    counter. slowed_by: what held the clocks down at some time. other_processes: how many more there were at most.
+    device" since the row began. energy_per_epoch_j: of the whole device, over the steady epochs. slowed_by: what held
+    the clocks down at some time. other_processes: how many more there were at most.
     """
 
     memory_source: str
-    process_peak_bytes: int
+    process_peak_bytes: int | None
     energy_per_epoch_j: float | None
     slowed_by: list[str]
     other_processes: int
 
 
 class GpuWatch:
-    """Samples one GPU for the process `pid`; nvml is the module pynvml, initialised."""
+    """Samples one GPU for the process `pid`; nvml is pynvml, initialised. A reading that fails is left out."""
 
     def __init__(self, nvml: Any, pid: int) -> None:
         self._nvml = nvml
         self._pid = pid
-        self._gpu = _first_visible_gpu(nvml)
-        self._start_bytes = nvml.nvmlDeviceGetMemoryInfo(self._gpu).used
+        self._gpu = self._read(_first_visible_gpu, nvml)
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        self._start_bytes = memory.used if memory else 0
         self._process_bytes = self._growth_bytes = self._others = self._slowed = 0
         self._energy_mj: list[int] = []
 
     def sample(self) -> None:
         """Read the memory now, and what holds the clocks down."""
         processes = {
-            each.pid: each.usedGpuMemory for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._gpu)
+            each.pid: each.usedGpuMemory or 0 for each in self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         }
-        used_bytes = self._nvml.nvmlDeviceGetMemoryInfo(self._gpu).used
-        self._process_bytes = max(self._process_bytes, processes.get(self._pid) or 0)
-        self._growth_bytes = max(self._growth_bytes, used_bytes - self._start_bytes)
-        self._others = max(self._others, len(processes.keys() - {self._pid}) if self._pid in processes else 0)
-        self._slowed |= self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._gpu)
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        self._process_bytes = max(self._process_bytes, processes.get(self._pid, 0))
+        self._growth_bytes = max(self._growth_bytes, memory.used - self._start_bytes if memory else 0)
+        self._others = max(self._others, len(processes) - 1 if self._pid in processes else 0)
+        self._slowed |= self._ask("nvmlDeviceGetCurrentClocksEventReasons") or 0
 
     def end_epoch(self) -> None:
         """Read the energy counter: call at the end of every epoch."""
-        try:
-            self._energy_mj.append(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu))
-        except self._nvml.NVMLError:  # none before Volta
-            self._energy_mj.clear()
+        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        if energy_mj is not None:  # there is none before Volta
+            self._energy_mj.append(energy_mj)
 
     def use(self) -> GpuUse:
         """Sum up; the first epoch, with tracing and autotuning, is left out of the energy."""
         epochs = len(self._energy_mj) - 1
         return GpuUse(
             memory_source="process" if self._process_bytes else "growth of the device",
-            process_peak_bytes=self._process_bytes or self._growth_bytes,
+            process_peak_bytes=self._process_bytes or self._growth_bytes or None,
             energy_per_epoch_j=(self._energy_mj[-1] - self._energy_mj[0]) / epochs / 1e3 if epochs > 0 else None,
             slowed_by=sorted({name for bit, name in SLOWED_BY.items() if self._slowed & bit}),
             other_processes=self._others,
         )
+
+    def _ask(self, function: str) -> Any:
+        """What NVML's function says of the GPU; None where this driver or its bindings don't have it."""
+        return None if self._gpu is None else self._read(lambda: getattr(self._nvml, function)(self._gpu))
+
+    def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (self._nvml.NVMLError, AttributeError, ValueError):
+            return None
 
 
 @contextmanager
@@ -110,5 +120,5 @@ def _load() -> Any:
 
 def _first_visible_gpu(nvml: Any) -> Any:
     """The GPU that both frameworks choose; by number or UUID, as CUDA_VISIBLE_DEVICES may give either."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
     return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else nvml.nvmlDeviceGetHandleByUUID(first)

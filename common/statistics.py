@@ -42,7 +42,7 @@ def speed_up_interval(
     much: two hold the true ratio in 7 intervals of 10 (simulated), three or four in 9 of 10, five and more in 95 %.
 
     None where a side was not measured (no process, a process without steady epochs, a time of zero) or has fewer than
-    two epochs in every process.
+    two epochs in every process. Of two the interval is their range, and far too narrow.
     """
     for side in (baseline, row):
         if not _is_measured(side) or max(map(len, side)) < 2:
@@ -57,13 +57,13 @@ def speed_up_interval(
 def instability(processes: Sequence[Sequence[float]], steps_per_epoch: int) -> str:
     """Why the row's times are unsteady, in one clause with its figures in ms a step; "" where they are steady.
 
-    `processes` are seconds of steady epochs. The gravest reason alone is given: processes that differ, a trend within
-    them, scattered epochs, too few epochs. "" too where nothing was measured, since then no time is shown either.
+    `processes` are seconds of steady epochs. One reason alone is given, the first that is true: processes that differ,
+    too few epochs, a trend within them, scattered epochs. "" too where nothing was measured: no time is shown then.
     """
     if not _is_measured(processes):
         return ""
     steps_ms = [1e3 * np.asarray(epochs_s) / steps_per_epoch for epochs_s in processes]
-    return _difference(steps_ms) or _trend(steps_ms) or _scatter(steps_ms) or _shortness(steps_ms)
+    return _difference(steps_ms) or _shortness(steps_ms) or _trend(steps_ms) or _scatter(steps_ms)
 
 
 def _is_measured(processes: Sequence[Sequence[float]]) -> bool:
@@ -107,7 +107,7 @@ def _scatter(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
     p05, p95 = max((np.percentile(times, [5, 95]).tolist() for times in steps_ms), key=lambda ends: ends[1] / ends[0])
     if p95 <= EPOCHS_SCATTER * p05:
         return ""
-    return f"epochs scatter from {_number(p05)} to {_number(p95)} ms a step: something else uses the device"
+    return f"epochs scatter from {_number(p05)} to {_number(p95)} ms a step: too short, or not alone"
 
 
 def _shortness(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:

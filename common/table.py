@@ -14,10 +14,24 @@ from tabulate import tabulate
 from common.config import Precision
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
 from common.results import ParityEntry, RowResult, Status
-from common.statistics import instability, speed_up_interval
+from common.statistics import LEAST_EPOCHS, instability, speed_up_interval
 
 NOTHING = "-"
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
+# Of a terminal; in Markdown and its like a second line would be another row.
+WRAPPED_FORMATS = (
+    "simple",
+    "plain",
+    "grid",
+    "outline",
+    "rounded",
+    "heavy",
+    "mixed",
+    "double",
+    "fancy",
+    "psql",
+    "presto",
+)
 
 # What is read off one row; None where it has no such reading (a steady step after one epoch, say).
 MEASURES: dict[str, Callable[[RowResult], Any]] = {
@@ -81,7 +95,8 @@ class Line:
 def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     """One line for each framework, precision, compile mode and loop; --repeats are summed up by their median.
 
-    speed-up and saved compare with float32 of the same framework, compile mode and loop.
+    speed-up and saved compare with float32 of the same framework, compile mode and loop; saved is of the steady memory,
+    since what autotuning takes in the first epoch is another for every precision.
     """
     lines = _group(rows)
     baselines = {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
@@ -112,9 +127,21 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
         if reason := _unstable(line):
             by_reason.setdefault(reason, []).append(line.name)
     said += [f"UNSTABLE: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    slowed: dict[str, list[str]] = {}
+    for line in _group(rows):
+        for reason in sorted({name for row in line.rows if row.gpu for name in row.gpu.slowed_by}):
+            slowed.setdefault(reason, []).append(line.name)
+    said += [f"clocks held down at some time by {reason}: {', '.join(names)}" for reason, names in slowed.items()]
+    if any(row.gpu and row.gpu.memory_source != "process" for row in rows):
+        said.append("device MB: the growth of the whole device, since its driver can't tell processes apart here")
+    below = [line.name for line in _group(rows) if 0 < (line.median("x floor") or 0) < 1]
+    if below:
+        said.append(f"x floor below 1: {', '.join(below)}: the device was busy while its ceilings were measured")
     repeats = max(len(line.rows) for line in _group(rows))
     if repeats > 1:
-        said.append(f"each line: median of {repeats} processes; the spread is from the fastest to the slowest of them")
+        said.append(
+            f"lines of up to {repeats} processes: their median; the spread is from the fastest to the slowest of them"
+        )
     if any(row.memory and row.memory.kind == "host_rss" for row in rows):
         said.append("memory: resident set of the process, libraries included, since there is no GPU allocator to ask")
     trainings = {row.config.row_id: row.training for row in rows if row.training}
@@ -189,7 +216,9 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
         headers=["manifest", *columns],
         tablefmt=tablefmt,
         disable_numparse=True,
-        maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)] if columns else None,
+        maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)]
+        if columns and tablefmt.startswith(WRAPPED_FORMATS)
+        else None,
     )
 
 
@@ -205,12 +234,10 @@ def _group(rows: Sequence[RowResult]) -> list[Line]:
 
 
 def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
-    step_ms, used_mb = line.median("step ms"), line.median("used MB")
+    step_ms, steady_mb = line.median("step ms"), line.median("steady MB")
     baseline_step_ms = baseline.median("step ms") if baseline else None
-    baseline_used_mb = baseline.median("used MB") if baseline else None
-    interval = (
-        speed_up_interval(baseline.steady_epochs_s, line.steady_epochs_s) if baseline not in (None, line) else None
-    )
+    baseline_steady_mb = baseline.median("steady MB") if baseline else None
+    interval = _interval(line, baseline) if baseline and baseline is not line else None
     return {
         "framework": line.first.framework,
         "precision": line.first.precision,
@@ -226,17 +253,26 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "images/s": _number(line.median("images/s")),
         "base MB": _number(line.median("base MB")),
         "peak MB": _number(line.median("peak MB")),
-        "used MB": _number(used_mb),
-        "steady MB": _number(line.median("steady MB")),
+        "used MB": _number(line.median("used MB")),
+        "steady MB": _number(steady_mb),
         "device MB": _number(line.median("device MB")),
         "J/epoch": _number(line.median("J/epoch")),
-        "saved": f"{100 * (1 - used_mb / baseline_used_mb):.0f} %" if baseline_used_mb and used_mb else NOTHING,
+        "saved": f"{round(100 * (1 - steady_mb / baseline_steady_mb))} %"
+        if baseline_steady_mb and steady_mb
+        else NOTHING,
         "loss": _number(line.median("loss")),
         "acc %": _number(line.median("acc %")),
         "skips": _number(line.median("skips")),
         "parity": _parity(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
+
+
+def _interval(line: Line, baseline: Line) -> tuple[float, float] | None:
+    """Of the speed-up; of fewer epochs than a median leaves one out of on either side, it would be a guess."""
+    sides = baseline.steady_epochs_s, line.steady_epochs_s
+    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
+    return speed_up_interval(*sides) if enough else None
 
 
 def _unstable(line: Line) -> str:
@@ -289,7 +325,10 @@ def _difference(check: Check) -> str:
 def _agreement(what: str, hashes: dict[str, str]) -> str:
     distinct = set(hashes.values())
     if len(distinct) == 1:
-        return f"{what}: sha256 {min(distinct)[:16]}... in all {len(hashes)} rows that ran, bit for bit"
+        everywhere = (
+            f"in all {len(hashes)} rows that ran, bit for bit" if len(hashes) > 1 else "in the one row that ran"
+        )
+        return f"{what}: sha256 {min(distinct)[:16]}... {everywhere}"
     differing = ", ".join(f"{row_id} {digest[:16]}" for row_id, digest in hashes.items())
     return f"{what}: NOT EQUAL: {differing}" if distinct else f"{what}: no row ran"
 

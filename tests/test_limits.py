@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.limits import ADAM_ACCESSES, Ceilings, find_limits, layers_of, measure_ceilings, operations, step_flops
+from common.limits import Ceilings, best_ceilings, find_limits, layers_of, measure_ceilings, operations, step_flops
 from common.timing import StepTimes
 
 # 4 images of 6 x 7 pixels and 3 channels; 8 filters leave 5 x 6 positions, 4 x 5 x 6 = 120 in the batch.
@@ -51,8 +51,8 @@ def test_the_images_need_no_gradient() -> None:
 
 
 def test_adam_by_hand() -> None:
-    """12x8 + 8, twice 8x8 + 8, 240 + 1 weights of 4 bytes, each touched seven times."""
-    assert operations(CONFIG)[-1].bytes == ADAM_ACCESSES * 4 * (104 + 72 + 72 + 241)
+    """12x8 + 8, twice 8x8 + 8, 240 + 1 weights of 4 bytes: read w, g, m and v, write w, m and v."""
+    assert operations(CONFIG)[-1].bytes == 7 * 4 * (104 + 72 + 72 + 241)
 
 
 def test_another_depth_has_other_layers() -> None:
@@ -92,12 +92,45 @@ def test_times_floor() -> None:
 
 
 def test_ceilings_are_the_fastest_of_several_tries() -> None:
-    """Copies at 1 GB/s at best: n bytes are read and n written. Products at 1 TFLOP/s in one dtype, 2 in the other."""
-    tries = iter([9.0, *(n / 1e9 for n in (8, 2, 4, 8, 8))] * 99)  # the first, to warm up, does not count
+    """Copies take 2 ms at best, and read and write each byte. Products: 1 TFLOP/s in one dtype, 2 in the other."""
+    tries = iter([1e-9, 0.01, 0.002, 0.01, 0.01, 0.01])  # the first, to warm up, does not count
     copies = measure_ceilings(CONFIG, lambda n: next(tries), [lambda n: 2 * n**3 / 1e12, lambda n: 2 * n**3 / 2e12])
     copied_bytes = 4 * 2**20  # the activation is smaller than the least copy
-    assert copies.copy_bytes_per_s == pytest.approx(2 * copied_bytes / 2e-9)
+    assert copies.copy_bytes_per_s == pytest.approx(2 * copied_bytes / 0.002)
     assert copies.matmul_flops_per_s == pytest.approx(2e12)
+
+
+def test_products_grow_until_one_takes_long_enough() -> None:
+    """At 1 TFLOP/s 1024 takes 2.1 ms and 2048 takes 17 ms. What is slow at once does not grow."""
+    sizes: list[int] = []
+    measure_ceilings(CONFIG, lambda n: 1.0, [lambda n: sizes.append(n) or 2 * n**3 / 1e12])
+    assert list(dict.fromkeys(sizes)) == [256, 512, 1024, 2048]
+    sizes.clear()
+    measure_ceilings(CONFIG, lambda n: 1.0, [lambda n: sizes.append(n) or 1.0])
+    assert set(sizes) == {256}
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (CONFIG, 4 * 2**20),  # 2 kB would not be worth the launch
+        (RunConfig("torch", Precision.FLOAT32), 256 * 2**20),  # 1.7 GB would take memory for nothing
+        (replace(CONFIG, model=ModelConfig(SHAPE, filters=2**16)), 2 * 4 * 30 * 2**16),  # an activation's own size
+    ],
+)
+def test_copies_are_as_large_as_an_activation(config: RunConfig, size: int) -> None:
+    sizes: list[int] = []
+    measure_ceilings(config, lambda n: sizes.append(n) or 1.0, [lambda n: 1.0])
+    assert set(sizes) == {size}
+
+
+def test_a_smaller_last_batch_makes_the_mean_step_smaller() -> None:
+    """Batches of 4 and 2 images: a mean of 3 has three quarters of the products."""
+    assert step_flops(replace(CONFIG, data=DataConfig(6, SHAPE))) == pytest.approx(0.75 * step_flops(CONFIG))
+
+
+def test_one_limit_for_all_rows_of_a_device() -> None:
+    assert best_ceilings([Ceilings(1.0, 5.0), Ceilings(2.0, 4.0)]) == Ceilings(2.0, 5.0)
 
 
 def test_both_implementations_measure_their_device(impl: SimpleNamespace) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,34 @@ def test_no_energy_without_a_counter(nvml: FakeNvml) -> None:
     for nvml.energy_mj in (1000, None):
         watch.end_epoch()
     assert watch.use().energy_per_epoch_j is None
+
+
+@pytest.mark.parametrize("missing", [name for name in dir(FakeNvml) if name.startswith("nvml")])
+def test_a_reading_that_fails_is_left_out_and_nothing_else(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old driver, an old nvidia-ml-py, or a GPU that can't be found: the row is never lost."""
+
+    class Old(FakeNvml):
+        def __getattribute__(self, name: str) -> Any:
+            if name == missing:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    nvml = Old()
+    watch = GpuWatch(nvml, PID)
+    nvml.used, nvml.processes, nvml.reasons = 150, {PID: 40}, 0x04
+    for nvml.energy_mj in (0, 5000):
+        watch.sample()
+        watch.end_epoch()
+    complete = GpuUse("process", 40, 5.0, ["the power limit"], 0)
+    assert watch.use() == {
+        "nvmlDeviceGetHandleByIndex": GpuUse("growth of the device", None, None, [], 0),
+        "nvmlDeviceGetComputeRunningProcesses": replace(
+            complete, memory_source="growth of the device", process_peak_bytes=50
+        ),
+        "nvmlDeviceGetCurrentClocksEventReasons": replace(complete, slowed_by=[]),
+        "nvmlDeviceGetTotalEnergyConsumption": replace(complete, energy_per_epoch_j=None),
+    }.get(missing, complete)
 
 
 def test_whatever_held_the_clocks_down_is_remembered(nvml: FakeNvml) -> None:

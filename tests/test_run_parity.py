@@ -91,15 +91,26 @@ def test_a_failed_check_is_exit_code_1(passed: bool, code: int) -> None:
 
 
 def test_every_row_is_on_disk_and_equal_to_the_whole(smoke_run: SimpleNamespace) -> None:
-    """But for the checks of the whole run, which need the rows beside it."""
+    """But for the checks of the whole run and the limit that rows share, which need the rows beside it."""
     for row in smoke_run.results["rows"]:
         own = [c for c in row["checks"] if not c["name"].startswith("C6") and c["name"] != "C7 presence"]
         row = {**row, "checks": own}
         files = list(smoke_run.output.glob(f"rows/{row['framework']}-{row['precision']}-*/result.json"))
-        assert [{**json.loads(file.read_text()), "log": row["log"]} for file in files] == [row]
+        shared = {name: row[name] for name in ("log", "limits")}
+        assert [{**json.loads(file.read_text()), **shared} for file in files] == [row]
 
 
 @needs_both
+def test_every_trained_row_says_how_far_it_is_from_the_limit_and_in_what_it_computed(
+    smoke_run: SimpleNamespace,
+) -> None:
+    rows = [row for row in smoke_run.results["rows"] if row["status"] == "ok"]
+    assert rows
+    assert all(row["limits"]["times_floor"] > 1 and row["probe"]["passed"] for row in rows)
+    for precision in {row["precision"] for row in rows}:  # one limit for both frameworks
+        assert len({row["limits"]["floor_s"] for row in rows if row["precision"] == precision}) == 1
+
+
 def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
     arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "tf32"]
     process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)

@@ -120,8 +120,8 @@ IN_HALVES = "in the second half of its epochs than in the first"
         ([[5.0] * 3 + [5.3] + [5.6] * 3], f"slower by 12 % {IN_HALVES}: heat, a power limit or memory"),
         ([[6.0] * 3 + [5.4] * 3], f"faster by 10 % {IN_HALVES}: still warming up"),
         ([[5.0] * 3 + [5.2] * 3], ""),
-        ([[5.1, 7.0] * 5], "epochs scatter from 5.1 to 7 ms a step: something else uses the device"),
-        ([STEADY, [5.1, 5.1, 7.0] * 4], "epochs scatter from 5.1 to 7 ms a step: something else uses the device"),
+        ([[5.1, 7.0] * 5], "epochs scatter from 5.1 to 7 ms a step: too short, or not alone"),
+        ([STEADY, [5.1, 5.1, 7.0] * 4], "epochs scatter from 5.1 to 7 ms a step: too short, or not alone"),
         ([[5.0] * 3], ""),
         ([[5.0] * 2], "rests on 2 epochs only: give --epochs 4 or more"),
         ([[5.0]], "rests on 1 epoch only: give --epochs 4 or more"),
@@ -137,7 +137,8 @@ def test_what_is_unsteady(processes: list[list[float]], reason: str) -> None:
     [
         ([[5.0] * 3 + [7.0] * 3, [9.0] * 6], "its processes differ"),
         ([[5.0] * 3 + [7.0] * 3], "slower"),
-        ([[5.0, 7.0]], "epochs scatter"),
+        ([[5.0, 7.0]], "rests on 2 epochs only"),
+        ([[5.0, 7.0, 5.0, 7.0, 5.0, 7.0]], "epochs scatter"),
     ],
 )
 def test_the_gravest_reason_comes_first(processes: list[list[float]], reason: str) -> None:

@@ -22,7 +22,7 @@ def make(
         Status.OK,
         environment=Environment("1.0", "3.12", "2.2", "Linux", {"kind": "gpu"}, {"scaling": precision[-2:]}),
         timing=Timing(1.5, [2.0, 1.0], StepTimes(step_s, 0.9 * step_s, 1.1 * step_s, 9), 3.25, 400.0),
-        memory=Memory("gpu_allocator", 10**6, (used_mb + 1) * 10**6, used_mb * 10**6, None),
+        memory=Memory("gpu_allocator", 10**6, (used_mb + 1) * 10**6, used_mb * 10**6, used_mb * 10**6),
         training=Training([0.25], [0.125], [0.75], [1.0], [0, 3], "data", "weights"),
     )
 
@@ -48,7 +48,7 @@ def test_one_row() -> None:
             "framework": "torch", "precision": "float32", "compile": "off", "loop": "custom",
             "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x", "95 %": "-", "x floor": "-",
             "first s": "1.5", "total s": "3.25", "images/s": "400",
-            "base MB": "1", "peak MB": "201", "used MB": "200", "steady MB": "-", "saved": "0 %",
+            "base MB": "1", "peak MB": "201", "used MB": "200", "steady MB": "200", "saved": "0 %",
             "loss": "0.125", "acc %": "75", "skips": "2", "parity": "-", "status": "ok",
         }
     ]  # fmt: skip
