@@ -21,6 +21,7 @@ MODULES = ("device", "model", "optimizer", "precision", "probe", "run", "train")
 HAS = {"torch_impl": importlib.util.find_spec("torch"), "tf_impl": importlib.util.find_spec("tensorflow")}
 needs_torch = pytest.mark.skipif(not HAS["torch_impl"], reason="PyTorch is not installed")
 needs_tensorflow = pytest.mark.skipif(not HAS["tf_impl"], reason="TensorFlow is not installed")
+needs_one = pytest.mark.skipif(not any(HAS.values()), reason="needs a framework")
 needs_both = pytest.mark.skipif(not all(HAS.values()), reason="needs both frameworks")
 
 if HAS["torch_impl"]:

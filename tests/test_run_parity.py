@@ -14,7 +14,7 @@ from common.config import Precision, RunConfig
 from common.parity import FLOAT32_TRAINING, RULES, Check
 from common.results import Results, Status, judge, make_row
 from run_parity import exit_code
-from tests.conftest import HAS, ROOT, needs_both, needs_tensorflow, run_parity, run_python
+from tests.conftest import HAS, ROOT, needs_both, needs_one, needs_tensorflow, run_parity, run_python
 
 PAIRS = ("first gradient", "loss curve", "update", "skips")
 PRECISIONS = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
@@ -44,6 +44,7 @@ def test_progress_goes_to_stderr_in_plain_lines(smoke_run: SimpleNamespace) -> N
     assert "\x1b" not in smoke_run.process.stderr + smoke_run.process.stdout
 
 
+@needs_one
 def test_same_data_and_starting_weights_everywhere(smoke_run: SimpleNamespace) -> None:
     trained = [row["training"] for row in smoke_run.results["rows"] if row["training"]]
     assert len({training["data_sha256"] for training in trained}) == 1
@@ -111,6 +112,7 @@ def test_every_trained_row_says_how_far_it_is_from_the_limit_and_in_what_it_comp
         assert len({row["limits"]["floor_s"] for row in rows if row["precision"] == precision}) == 1
 
 
+@needs_both
 def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
     arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "tf32"]
     process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)
