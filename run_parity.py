@@ -46,11 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
     output = prepare_output(parser, arguments.output, arguments.resume)
-    earlier = read_earlier(parser, output, configs) if arguments.resume else []
-    refuse_another_experiment(parser, output, earlier, configs)
-    finished = {row.config: row for row in earlier if row.status is Status.OK}
-    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
-    results = Results(command=command, environment=describe_parent(), rows=beside(earlier, configs))
+    earlier = read_earlier(parser, output, configs) if arguments.resume else Results([], {})
+    refuse_another_experiment(parser, output, earlier.rows, configs)
+    finished = {row.config: row for row in earlier.rows if row.status is Status.OK}
+    results = Results(
+        command=[Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)],
+        earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
+        environment=describe_parent(),
+        rows=beside(earlier.rows, configs),
+    )
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
 
     interrupted = False
@@ -165,23 +169,23 @@ def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
     return output
 
 
-def read_earlier(parser: Parser, output: Path, configs: Sequence[RunConfig]) -> list[RowResult]:
-    """The rows of the run that is resumed; one whose arrays are damaged is left out, and so runs again if asked for."""
+def read_earlier(parser: Parser, output: Path, configs: Sequence[RunConfig]) -> Results:
+    """The results of the run that is resumed, without rows that are asked for again and whose arrays are damaged."""
     path = output / "results.json"
     if not path.exists():
-        return []
+        return Results([], {})
     try:
-        rows = read_json(path, Results).rows
+        results = read_json(path, Results)
     except (OSError, ValueError) as error:
         parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
     asked = {config.row_id for config in configs}
-    for row in rows:
+    for row in results.rows:
         if row.training and row.config.row_id not in asked and not has_arrays(output, row):
             parser.error(
                 f"argument --resume: {arrays_file(output / 'rows' / row.config.row_id)} is missing or damaged; "
                 "ask for that row again, or give another --output"
             )
-    return [row for row in rows if not row.training or has_arrays(output, row)]
+    return replace(results, rows=[row for row in results.rows if not row.training or has_arrays(output, row)])
 
 
 def arrays_in(output: Path, row: RowResult) -> Arrays:

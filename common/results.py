@@ -127,12 +127,13 @@ class ParityEntry:
 
 @dataclass(frozen=True)
 class Results:
-    """The whole of results.json."""
+    """The whole of results.json. earlier_commands: those whose rows a resumed run has taken over, oldest first."""
 
     command: list[str]
     environment: dict[str, str]
     rows: list[RowResult] = field(default_factory=list)
     parity: list[ParityEntry] = field(default_factory=list)
+    earlier_commands: list[list[str]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
     created_utc: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 

@@ -117,8 +117,9 @@ def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
     arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "tf32"]
     process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)
     assert process.returncode == 0, process.stderr
-    resumed = json.loads((smoke_run.output / "results.json").read_text())["rows"]
-    assert sorted(map(str, resumed)) == sorted(map(str, smoke_run.results["rows"]))
+    resumed = json.loads((smoke_run.output / "results.json").read_text())
+    assert sorted(map(str, resumed["rows"])) == sorted(map(str, smoke_run.results["rows"]))
+    assert resumed["earlier_commands"] == [smoke_run.results["command"]]
 
 
 @needs_both
