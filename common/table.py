@@ -117,27 +117,18 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
 
 def notes(rows: Sequence[RowResult]) -> list[str]:
     """What the numbers can't say: why a row is slow or missing, how memory was read, whether the starts agree."""
-    by_detail: dict[str, list[str]] = {}
-    for line in _group(rows):
-        for detail in dict.fromkeys(row.detail for row in line.rows if row.detail):
-            by_detail.setdefault(detail, []).append(line.name)
-    said = [f"{', '.join(names)}: {detail}" for detail, names in by_detail.items()]
-    by_reason: dict[str, list[str]] = {}
-    for line in _group(rows):
-        if reason := _unstable(line):
-            by_reason.setdefault(reason, []).append(line.name)
-    said += [f"UNSTABLE: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
-    slowed: dict[str, list[str]] = {}
-    for line in _group(rows):
-        for reason in sorted({name for row in line.rows if row.gpu for name in row.gpu.slowed_by}):
-            slowed.setdefault(reason, []).append(line.name)
-    said += [f"clocks held down at some time by {reason}: {', '.join(names)}" for reason, names in slowed.items()]
-    if any(row.gpu and row.gpu.memory_source != "process" for row in rows):
+    lines = _group(rows)
+    said = [
+        *(f"{names}: {detail}" for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])),
+        *(f"UNSTABLE: {names}: {reason}" for reason, names in _named(lines, lambda line: [_unstable(line)])),
+        *(f"clocks held down at some time by {cause}: {names}" for cause, names in _named(lines, _slowed_by)),
+    ]
+    if any(row.gpu and row.gpu.process_peak_bytes and row.gpu.memory_source != "process" for row in rows):
         said.append("device MB: the growth of the whole device, since its driver can't tell processes apart here")
-    below = [line.name for line in _group(rows) if 0 < (line.median("x floor") or 0) < 1]
+    below = [line.name for line in lines if 0 < (line.median("x floor") or 0) < 1]
     if below:
         said.append(f"x floor below 1: {', '.join(below)}: the device was busy while its ceilings were measured")
-    repeats = max(len(line.rows) for line in _group(rows))
+    repeats = max(len(line.rows) for line in lines)
     if repeats > 1:
         said.append(
             f"lines of up to {repeats} processes: their median; the spread is from the fastest to the slowest of them"
@@ -278,14 +269,26 @@ def _interval(line: Line, baseline: Line) -> tuple[float, float] | None:
 def _unstable(line: Line) -> str:
     """What is unsteady about its times, and what the driver knows about the cause."""
     reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch)
-    uses = [row.gpu for row in line.rows if row.gpu]
-    slowed_by = sorted({name for use in uses for name in use.slowed_by})
-    others = max((use.other_processes for use in uses), default=0)
-    if reason and slowed_by:
-        reason += f"; its clocks were held down by {' and '.join(slowed_by)}"
+    others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
+    if reason and (causes := _slowed_by(line)):
+        reason += f"; its clocks were held down by {' and '.join(causes)}"
     if reason and others:
         reason += f"; up to {others} other processes used the GPU"
     return reason
+
+
+def _slowed_by(line: Line) -> list[str]:
+    return sorted({cause for row in line.rows if row.gpu for cause in row.gpu.slowed_by})
+
+
+def _named(lines: Sequence[Line], texts_of: Callable[[Line], Sequence[str]]) -> list[tuple[str, str]]:
+    """Each text that is said of some lines, once, with the names of those lines."""
+    names: dict[str, list[str]] = {}
+    for line in lines:
+        for text in dict.fromkeys(texts_of(line)):
+            if text:
+                names.setdefault(text, []).append(line.name)
+    return [(text, ", ".join(named)) for text, named in names.items()]
 
 
 def _megabytes(size: int | None) -> float | None:
