@@ -10,7 +10,7 @@ from common.hardware import Unsupported
 from common.parity import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
 from common.recorder import OnArrays
 from common.results import Arrays, RowResult, Status
-from tests.conftest import needs_tensorflow
+from tests.conftest import load_implementation, needs_tensorflow, needs_torch
 
 SHAPE = (9, 12, 3)
 
@@ -49,6 +49,26 @@ def test_one_loss_for_each_batch_and_the_loss_falls(impl: SimpleNamespace) -> No
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_the_same_run_twice_has_the_same_bits(impl: SimpleNamespace, precision: str) -> None:
     assert np.array_equal(losses(train(impl, precision)), losses(train(impl, precision)))
+
+
+@needs_torch
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_torch_compile_is_told_to_round_as_eager_does(device: str) -> None:
+    """On a GPU it would otherwise overflow, and so skip, at other steps; a CPU shows no difference."""
+    from torch_impl.train import INDUCTOR
+
+    assert INDUCTOR[device]["emulate_precision_casts"] is True
+
+
+@needs_torch
+def test_torch_compile_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    impl = load_implementation("torch_impl")
+    model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), Precision.FLOAT32, impl.cpu)
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr(model.logits, "compile", lambda **options: given.append(options))
+    monkeypatch.setattr(impl.train.shutil, "which", lambda compiler: compiler)
+    impl.train.compiled(impl.train.train_step, model, None, compile=True)
+    assert given == [{"dynamic": False, "options": impl.train.INDUCTOR["cpu"]}]
 
 
 def test_compiled_trains_the_same(impl: SimpleNamespace) -> None:
