@@ -34,6 +34,8 @@ ADAM_ACCESSES = 7
 # A copy as large as an activation is cached where an activation would be; beyond any cache size no longer matters.
 SMALLEST_COPY_BYTES, LARGEST_COPY_BYTES = 4 * 2**20, 256 * 2**20
 
+COPIES_AT_ONCE = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
+
 # Products grow until one takes long enough for any clock, or is as large as matrix units need to be busy.
 SMALLEST_PRODUCT, LARGEST_PRODUCT, LONG_ENOUGH_S = 256, 8192, 0.005
 LEAST_TRIES, TRY_FOR_S = 5, 0.03

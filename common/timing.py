@@ -80,6 +80,21 @@ class EpochClock:
         return self._clock()
 
 
+def seconds_of(
+    operation: Callable[[], object],
+    synchronize: Callable[[], None],
+    times: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds that the operation takes, in the mean over `times` of them one after the other."""
+    synchronize()
+    start_s = clock()
+    for _ in range(times):
+        operation()
+    synchronize()
+    return (clock() - start_s) / times
+
+
 def _step_times(epoch_s: Sequence[float], steps_per_epoch: int) -> StepTimes | None:
     if not any(epoch_s):  # one epoch only, or a clock too coarse to see any
         return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.timing import EpochClock, StepTimes, Timing
+from common.timing import EpochClock, StepTimes, Timing, seconds_of
 
 
 class FakeClock:
@@ -62,3 +62,18 @@ def test_the_device_is_waited_for_only_around_epochs_and_after_the_first_step() 
 def test_no_step_no_timing() -> None:
     with pytest.raises(ValueError, match="no step"):
         FakeClock().train([])[0].timing(1, 1)
+
+
+def test_an_operation_is_timed_until_the_device_is_done() -> None:
+    """Launching takes 1 s, the device another 4 s for each: only whoever waits sees them. 2 s were pending before."""
+    now_s, pending_s = 0.0, 2.0
+
+    def launch() -> None:
+        nonlocal now_s, pending_s
+        now_s, pending_s = now_s + 1.0, pending_s + 4.0
+
+    def wait() -> None:
+        nonlocal now_s, pending_s
+        now_s, pending_s = now_s + pending_s, 0.0
+
+    assert seconds_of(launch, wait, times=3, clock=lambda: now_s) == 5.0

@@ -1,15 +1,14 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
-import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from common.hardware import Unsupported, cpu_name, gpu_libraries
+from common.limits import COPIES_AT_ONCE
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
-
-COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
+from common.timing import seconds_of
 
 
 def select_device(requested: str, threads: int) -> str:
@@ -96,20 +95,11 @@ def copy_seconds(size: int, device: str) -> float:
     """
     with tf.device(device):
         source = tf.ones(size // tf.float32.size)
-    return _seconds(lambda: tf.negative(source), device, times=COPIES)
+    return seconds_of(lambda: tf.negative(source), partial(synchronize, device), COPIES_AT_ONCE)
 
 
 def matmul_seconds(size: int, dtype: tf.DType, device: str) -> float:
     """Seconds to multiply two (size, size) matrices of dtype on the device."""
     with tf.device(device):
         matrix = tf.ones((size, size), dtype)
-    return _seconds(lambda: tf.matmul(matrix, matrix), device)
-
-
-def _seconds(operation: Callable[[], tf.Tensor], device: str, times: int = 1) -> float:
-    synchronize(device)
-    start_s = time.perf_counter()
-    for _ in range(times):
-        operation()
-    synchronize(device)
-    return (time.perf_counter() - start_s) / times
+    return seconds_of(lambda: tf.matmul(matrix, matrix), partial(synchronize, device))

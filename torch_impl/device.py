@@ -1,15 +1,14 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
-import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
 from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_libraries
+from common.limits import COPIES_AT_ONCE
 from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
-
-COPIES = 10  # timed together, since launching one takes a tenth of the copy on a fast GPU
+from common.timing import seconds_of
 
 
 def select_device(requested: str, threads: int) -> torch.device:
@@ -96,19 +95,10 @@ def copy_seconds(size: int, device: torch.device) -> float:
     """Seconds to copy `size` bytes on the device."""
     source = torch.ones(size // torch.float32.itemsize, device=device)
     target = torch.ones_like(source)
-    return _seconds(lambda: target.copy_(source), device, times=COPIES)
+    return seconds_of(lambda: target.copy_(source), partial(synchronize, device), COPIES_AT_ONCE)
 
 
 def matmul_seconds(size: int, dtype: torch.dtype, device: torch.device) -> float:
     """Seconds to multiply two (size, size) matrices of dtype on the device."""
     matrix = torch.ones((size, size), dtype=dtype, device=device)
-    return _seconds(lambda: torch.matmul(matrix, matrix), device)
-
-
-def _seconds(operation: Callable[[], torch.Tensor], device: torch.device, times: int = 1) -> float:
-    synchronize(device)
-    start_s = time.perf_counter()
-    for _ in range(times):
-        operation()
-    synchronize(device)
-    return (time.perf_counter() - start_s) / times
+    return seconds_of(lambda: torch.matmul(matrix, matrix), partial(synchronize, device))
