@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # roundings to bfloat16 that the precision asks for. On a GPU it would also compute both gradients of the Dense layer in
 # one kernel, which is slower than two and holds a fourth activation, and copy activations to pad their number of rows.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_USE_CUBLASLT", "1")
 _XLA_FLAGS = (
     "--xla_allow_excess_precision=false",
     "--xla_disable_hlo_passes=multi_output_fusion,cublas-pad-for-gemms",

@@ -3,6 +3,7 @@
 Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -13,19 +14,27 @@ from common.config import ModelConfig, Precision
 from common.weights import Weights
 from tf_impl.precision import autocast
 
-PRODUCT_WIDTH = 8  # columns of ones that sum up a gradient; with fewer, cuBLAS takes no tensor cores and twice as long
+TENSOR_CORE_WIDTH = 8  # a product's rows must be multiples of this many 16-bit values, or it takes twice as long
 
 
 class Convolution(layers.Conv2D):
-    """A valid convolution (B, H, W, C) -> (B, H', W', F) with a bias, Keras' own but for the gradient of the bias.
+    """A valid convolution (B, H, W, C) -> (B, H', W', F) with a bias, computed as one product over the patches.
 
-    Differs from torch_impl: the bias is added by a kernel of its own, in both directions; no documented operation fuses
-    it with the convolution.
+    The same weights and the same sums as Keras' own Conv2D, but no second pass over the activations: cuBLAS adds the
+    bias in the product's own kernel. Patches that are copied anyway get columns of ones, and the bias is one more row
+    of the kernel, so that its gradient comes with the kernel's.
     """
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
-        products = self.convolution_op(features, self.kernel)
-        return _add_bias(products, tf.cast(self.bias, products.dtype))
+        kernel = tf.reshape(tf.cast(self.kernel, features.dtype), (-1, self.filters))  # (k, k, C, F) -> (k k C, F)
+        bias = tf.cast(self.bias, features.dtype)
+        if self.kernel_size == (1, 1):
+            products = _linear(_flatten(features), kernel, bias)
+        else:
+            ones = TENSOR_CORE_WIDTH - kernel.shape[0] % TENSOR_CORE_WIDTH
+            rows = tf.concat([kernel, bias[None], tf.zeros((ones - 1, self.filters), kernel.dtype)], axis=0)
+            products = tf.matmul(_flatten(_patches(features, self.kernel_size, ones)), rows)
+        return tf.reshape(products, (-1, *self.compute_output_shape(features.shape)[1:]))  # (N, F) -> (B, H', W', F)
 
 
 class Logits(keras.Sequential):
@@ -85,21 +94,39 @@ def export_gradients(model: ConvNet, gradients: Sequence[tf.Tensor]) -> Weights:
 
 
 @tf.custom_gradient
-def _add_bias(
-    features: tf.Tensor, bias: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """Add bias (F,) to features (B, H, W, F); the gradient of the bias is a product with ones.
+def _linear(
+    rows: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+    """Rows (N, C) times a kernel (C, F), plus bias (F,); the gradient of the bias is a product with ones.
 
     A product keeps 16-bit sums in float32 and runs at the speed of a GPU's memory. The gradient of tf.nn.bias_add does
     neither: it adds in the 16-bit type, and takes six times as long.
     """
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.reshape(upstream, (-1, tf.size(bias)))
-        ones = tf.ones((tf.shape(rows)[0], PRODUCT_WIDTH), rows.dtype)
-        return upstream, tf.matmul(ones, rows, transpose_a=True)[0]
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        ones = tf.ones((tf.shape(upstream)[0], TENSOR_CORE_WIDTH), upstream.dtype)
+        return (
+            tf.matmul(upstream, kernel, transpose_b=True),
+            tf.matmul(rows, upstream, transpose_a=True),
+            tf.matmul(ones, upstream, transpose_a=True)[0],
+        )
 
-    return tf.nn.bias_add(features, bias), gradient
+    return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradient
+
+
+def _flatten(features: tf.Tensor) -> tf.Tensor:
+    """(B, H, W, C) -> (B H W, C)."""
+    return tf.reshape(features, (-1, features.shape[-1]))
+
+
+def _patches(features: tf.Tensor, kernel_size: tuple[int, int], ones: int) -> tf.Tensor:
+    """What the kernel sees at each position, and ones: (B, H, W, C) -> (B, H', W', k k C + ones)."""
+    height, width = (size - k + 1 for size, k in zip(features.shape[1:3], kernel_size, strict=True))
+    shifted = [
+        features[:, row : row + height, column : column + width]
+        for row, column in itertools.product(*map(range, kernel_size))
+    ]
+    return tf.concat([*shifted, tf.ones((tf.shape(features)[0], height, width, ones), features.dtype)], axis=-1)
 
 
 def _variables(model: ConvNet) -> dict[str, keras.Variable]:

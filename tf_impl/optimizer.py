@@ -1,11 +1,12 @@
 """Adam as Keras defines it, with dynamic loss scaling where the precision needs it."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
-from common.config import LossScaleConfig, Precision, TrainConfig
+from common.config import LOSS_SCALE_BACKOFF, LOSS_SCALE_GROWTH, LossScaleConfig, Precision, TrainConfig
 from tf_impl.model import ConvNet
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer  # Adam, or a LossScaleOptimizer around it
@@ -17,8 +18,23 @@ class FusedAdam(keras.optimizers.Adam):
     Differs from torch_impl: torch.optim.Adam has such a kernel built in.
     """
 
+    def apply_where(
+        self, finite: tf.Tensor, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    ) -> None:
+        """Update the variables where finite, a boolean scalar on the device, is true; otherwise change nothing.
+
+        Decayed by 1, moments keep their value; at a learning rate of 0, so do the variables.
+        """
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self._update(tf.where(finite, gradient, 0), variable.value, self.learning_rate, finite)
+        self.iterations.assign_add(tf.cast(finite, self.iterations.dtype))
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        self._update(gradient, variable, learning_rate, tf.constant(True))
+
+    def _update(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor, finite: tf.Tensor) -> None:
         dtype, index = variable.dtype, self._get_variable_index(variable)
+        beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
         t = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -26,12 +42,29 @@ class FusedAdam(keras.optimizers.Adam):
             v=self._velocities[index].value.handle,
             beta1_power=tf.cast(self.beta_1, dtype) ** t,  # by way of float32, as in Keras
             beta2_power=tf.cast(self.beta_2, dtype) ** t,
-            lr=tf.cast(learning_rate, dtype),
-            beta1=tf.constant(self.beta_1, dtype),
-            beta2=tf.constant(self.beta_2, dtype),
+            lr=tf.where(finite, tf.cast(learning_rate, dtype), 0),
+            beta1=tf.where(finite, beta_1, 1),
+            beta2=tf.where(finite, beta_2, 1),
             epsilon=tf.constant(self.epsilon, dtype),
             grad=tf.cast(gradient, dtype),
         )
+
+
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras' loss scaling around a FusedAdam, but the device decides whether to skip, without the host.
+
+    Keras branches: the host waits until the device has tested the gradients, and the device then waits for the host.
+    Differs from torch_impl: GradScaler and the fused Adam work this way of themselves.
+    """
+
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
+        finite = self.check_finite(grads)
+        unscaled = [gradient / self.dynamic_scale for gradient in grads]
+        self.inner_optimizer.apply_where(finite, unscaled, trainable_variables)
+        finite_steps = tf.where(finite, self.step_counter + 1, 0)
+        growth = tf.where(finite_steps == self.dynamic_growth_steps, LOSS_SCALE_GROWTH, 1.0)
+        self.step_counter.assign(finite_steps % self.dynamic_growth_steps)
+        self.dynamic_scale.assign(self.dynamic_scale * tf.where(finite, growth, LOSS_SCALE_BACKOFF))
 
 
 def make_optimizer(model: ConvNet, train: TrainConfig, loss_scale: LossScaleConfig, precision: Precision) -> Optimizer:
@@ -42,7 +75,7 @@ def make_optimizer(model: ConvNet, train: TrainConfig, loss_scale: LossScaleConf
     """
     optimizer: Optimizer = FusedAdam(train.learning_rate, train.beta_1, train.beta_2, train.epsilon)
     if precision.scales_loss:
-        optimizer = keras.optimizers.LossScaleOptimizer(
+        optimizer = LossScale(
             optimizer, initial_scale=loss_scale.initial_scale, dynamic_growth_steps=loss_scale.growth_interval
         )
     optimizer.build(model.trainable_variables)
