@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from tf_impl.model import ConvNet
+from tf_impl.model import ConvNet, Convolution
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
 
 T = TypeVar("T")
@@ -71,6 +71,9 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     Differs from torch_impl: the whole step is one graph. Never eager: that is slow, and on a CPU the bias gradients of
     Keras' own layers are then accumulated in bfloat16 and come out wrong.
     """
+    for layer in model.logits.layers:
+        if isinstance(layer, Convolution):
+            layer.in_xla = compile
     return tf.function(partial(function, model, optimizer), jit_compile=compile)
 
 
