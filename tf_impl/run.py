@@ -145,10 +145,17 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "execution": "tf.function with XLA" if config.execution.compile else "tf.function",
         "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
-        "convolutions": "Conv2D, bias added by a kernel of its own; gradients of biases by products with ones",
+        "convolutions": _convolutions(config),
+        "cuBLASLt": os.environ["TF_USE_CUBLASLT"] if device.startswith("GPU") else "-",
         "TF32": f"{'tf32' if tf32 else 'ieee'} in products and convolutions",
         "autotuning": "cuDNN's algorithms, always" if device.startswith("GPU") else "-",
         "GPU memory": "grows as needed" if device.startswith("GPU") else "-",
-        "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam)",
+        "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
         **describe_fixed_choices(config),
     }
+
+
+def _convolutions(config: RunConfig) -> str:
+    if config.execution.compile and compute_dtype(config.precision).size == 2:
+        return "the first a product over the patches, the others Conv2D"
+    return "products over the patches"

@@ -145,7 +145,7 @@ def describe_execution(config: RunConfig, device: torch.device) -> dict[str, str
     return {
         "execution": f"torch.compile: {', '.join(INDUCTOR[device.type])}" if config.execution.compile else "eager",
         "layout": "NHWC (channels_last)",
-        "convolutions": "products over the patches, bias added in the same kernel",
+        "convolutions": "products over the patches",
         "TF32": f"{matmul} in products, {convolution} in convolutions",
         "autotuning": f"cudnn.benchmark {torch.backends.cudnn.benchmark}",
         "optimizer": "torch.optim.Adam, fused; Keras' epsilon by a pre-step hook",
