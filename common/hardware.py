@@ -13,6 +13,9 @@ from common.config import Precision
 # "Arithmetic Instructions" and "Tensor Cores").
 NATIVE_FROM_CAPABILITY = {Precision.MIXED_FLOAT16: 7.0, Precision.MIXED_BFLOAT16: 8.0, Precision.TF32: 8.0}
 
+# The rows of a product's matrices are multiples of this many 16-bit values, or tensor cores take twice as long.
+TENSOR_CORE_WIDTH = 8
+
 # One of these CPU flags means instructions that multiply in the precision.
 NATIVE_CPU_FLAGS = {
     Precision.MIXED_FLOAT16: {"avx512_fp16", "amx_fp16", "asimdhp"},

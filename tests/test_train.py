@@ -71,6 +71,17 @@ def test_torch_compile_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None
     assert given == [{"dynamic": False, "options": impl.train.INDUCTOR["cpu"]}]
 
 
+@needs_tensorflow
+@pytest.mark.parametrize("compile", [False, True])
+def test_convolutions_know_whether_xla_compiles_them(compile: bool) -> None:
+    """By which they choose their kernels."""
+    impl = load_implementation("tf_impl")
+    model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), Precision.MIXED_FLOAT16, impl.cpu)
+    impl.train.compiled(impl.train.train_step, model, None, compile)
+    convolutions = [layer for layer in model.logits.layers if layer.name.startswith("conv")]
+    assert [layer.in_xla for layer in convolutions] == [compile] * 3
+
+
 def test_compiled_trains_the_same(impl: SimpleNamespace) -> None:
     try:
         compiled = losses(train(impl, "float32", compile=True))

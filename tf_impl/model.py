@@ -11,10 +11,9 @@ import tensorflow as tf
 from keras import layers
 
 from common.config import ModelConfig, Precision
+from common.hardware import TENSOR_CORE_WIDTH
 from common.weights import Weights
 from tf_impl.precision import autocast
-
-TENSOR_CORE_WIDTH = 8  # a product's rows must be multiples of this many 16-bit values, or it takes twice as long
 
 
 class Convolution(layers.Conv2D):
@@ -34,12 +33,14 @@ class Convolution(layers.Conv2D):
             # XLA adds the bias in cuDNN's kernels alone, which are as fast as cuBLAS' in 16 bits, and half as in more.
             return _add_bias(self.convolution_op(features, self.kernel), bias)
         if self.kernel_size == (1, 1):
-            products = _linear(_flatten(features), kernel, bias)
+            patches = features
+            products = _linear(_flatten(patches), kernel, bias)
         else:
             ones = TENSOR_CORE_WIDTH - kernel.shape[0] % TENSOR_CORE_WIDTH
             rows = tf.concat([kernel, bias[None], tf.zeros((ones - 1, self.filters), kernel.dtype)], axis=0)
-            products = tf.matmul(_flatten(_patches(features, self.kernel_size, ones)), rows)
-        return tf.reshape(products, (-1, *self.compute_output_shape(features.shape)[1:]))  # (N, F) -> (B, H', W', F)
+            patches = _patches(features, self.kernel_size, ones)
+            products = tf.matmul(_flatten(patches), rows)
+        return tf.reshape(products, (-1, *patches.shape[1:3], self.filters))  # (N, F) -> (B, H', W', F)
 
 
 class Logits(keras.Sequential):

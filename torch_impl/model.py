@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from common.config import ModelConfig, Precision
+from common.hardware import TENSOR_CORE_WIDTH
 from common.weights import Weights
 from torch_impl.precision import autocast, variable_dtype
-
-TENSOR_CORE_WIDTH = 8  # a product's rows must be multiples of this many 16-bit values, or it takes twice as long
 
 
 class Flatten(nn.Module):
@@ -43,13 +42,14 @@ class Convolution(nn.Conv2d):
         kernel = self.weight.to(features.dtype).permute(2, 3, 1, 0).flatten(0, 2)  # (F, C, k, k) -> (k k C, F)
         bias = self.bias.to(features.dtype)  # type: ignore[union-attr]
         if self.kernel_size == (1, 1):
-            products = _linear(features.flatten(0, 2), kernel, bias)
+            patches = features
+            products = _linear(patches.flatten(0, 2), kernel, bias)
         else:
             ones = TENSOR_CORE_WIDTH - len(kernel) % TENSOR_CORE_WIDTH
             rows = torch.cat([kernel, bias[None], kernel.new_zeros((ones - 1, self.out_channels))])
-            products = _patches(features, self.kernel_size, ones).flatten(0, 2) @ rows
-        height, width = (size - k + 1 for size, k in zip(features.shape[1:3], self.kernel_size, strict=True))
-        return products.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2)  # (N, F) -> (B, F, H', W')
+            patches = _patches(features, self.kernel_size, ones)
+            products = patches.flatten(0, 2) @ rows
+        return products.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)  # (N, F) -> (B, F, H', W')
 
 
 class Logits(nn.Sequential):
