@@ -21,6 +21,7 @@ from torch_impl.device import (
     describe_device,
     matmul_seconds,
     memory_stats,
+    release_cached_memory,
     reset_peak_memory,
     select_device,
     set_tf32,
@@ -52,6 +53,7 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
         partial(copy_seconds, device=device),
         [partial(matmul_seconds, dtype=dtype, device=device) for dtype in dtypes],
     )
+    release_cached_memory(device)
 
     host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
     dtype = variable_dtype(config.precision)
