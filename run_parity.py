@@ -25,7 +25,7 @@ from common.launch import arrays_file, launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
-from common.results import Arrays, Results, RowResult, Status, judge, make_row, read_arrays, read_json, write_json
+from common.results import Arrays, Results, RowResult, Status, in_order, judge, make_row, read_arrays, read_json, write_json
 from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
 from common.weights import draw_weights
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except KeyboardInterrupt:
                 row, interrupted = make_row(config, Status.INTERRUPTED, "Ctrl-C"), True
             reporter.end_row(row)
-            rows = [*results.rows, row]
+            rows = in_order([*results.rows, row])
             results = replace(results, rows=rows, parity=judge(rows))
             write_json(output / "results.json", results)
             if interrupted:

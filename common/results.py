@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from common.config import RunConfig
+from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.limits import Limits
 from common.memory import Memory
 from common.nvml import GpuUse
@@ -150,6 +150,17 @@ def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) 
         config=config,
         **parts,
     )
+
+
+def in_order(rows: Sequence[RowResult]) -> list[RowResult]:
+    """The rows by framework, mode and precision, whichever of a folder's runs they come from."""
+
+    def place(row: RowResult) -> tuple[int, bool, int, int, int]:
+        config, precisions = row.config, list(Precision)
+        framework, loop = FRAMEWORKS.index(config.framework), LOOPS.index(config.execution.loop)
+        return framework, config.execution.compile, loop, precisions.index(config.precision), config.repeat
+
+    return sorted(rows, key=place)
 
 
 def judge(
