@@ -25,7 +25,18 @@ from common.launch import arrays_file, launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
-from common.results import Arrays, Results, RowResult, Status, in_order, judge, make_row, read_arrays, read_json, write_json
+from common.results import (
+    Arrays,
+    Results,
+    RowResult,
+    Status,
+    in_order,
+    judge,
+    make_row,
+    read_arrays,
+    read_json,
+    write_json,
+)
 from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
 from common.weights import draw_weights
 
