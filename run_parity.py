@@ -11,9 +11,9 @@ import shutil
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate_formats
@@ -21,34 +21,32 @@ from tabulate import tabulate_formats
 from common.agreement import ArraysOf, check_pairs, complete_checks
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.hardware import cpu_name
-from common.launch import arrays_file, launch_row
+from common.interrupts import Interrupts
+from common.launch import launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
 from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
 from common.progress import reporting
 from common.results import (
-    Arrays,
     Results,
     RowResult,
     Status,
     in_order,
     judge,
-    make_row,
-    read_arrays,
-    read_json,
-    write_json,
 )
-from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
-from common.weights import draw_weights
+from common.setting import describe_setting, row_key
+from common.store import Store, StoreError
+from common.table import extents, failures, log_tails, manifest_table, notes, parity_table, speed_table
 
-EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should
   1    a parity check failed; the parity table says which
   2    the command line was wrong
-  3    some rows failed; the table says which
+  3    some rows failed, and the table says which; or the results could not be written
   4    nothing ran
-  130  interrupted; the rows so far are in the table and on disk"""
+  130  interrupted by Ctrl-C; the rows so far are in the table and on disk. A second Ctrl-C ends everything at once
+  143  likewise, by SIGTERM"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,47 +54,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
-    output = prepare_output(parser, arguments.output, arguments.resume)
-    earlier = read_earlier(parser, output, configs) if arguments.resume else Results([], {})
-    refuse_another_experiment(parser, output, earlier.rows, configs)
-    finished = {row.config: row for row in earlier.rows if row.status is Status.OK}
+    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
+    try:
+        store = Store(arguments.output or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ"))
+        with store.locked():
+            if store.path.exists() and not arguments.resume:
+                raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
+            return run(arguments, configs, command, store.read(configs), store)
+    except StoreError as reason:
+        parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
+
+
+def run(arguments: Namespace, configs: Sequence[RunConfig], command: list[str], earlier: Results, store: Store) -> int:
+    """Run the rows that `earlier` does not have, compare them, print the tables; returns the exit code."""
+    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
+    settings = {
+        name: describe_setting(name, pythons[name], configs[0].execution.device) for name in arguments.frameworks
+    }
+    keys = {config: row_key(config, settings[config.framework]) for config in configs}
+    rows = {row.config.row_id: row for row in earlier.rows}  # an earlier row stays until it has run again
+    finished = {row.config: row for row in earlier.rows if row.status is Status.OK and row.key == keys.get(row.config)}
     results = Results(
-        command=[Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)],
+        command=command,
         earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
         environment=describe_parent(),
-        rows=beside(earlier.rows, configs),
     )
-    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
 
-    interrupted = False
-    with reporting(configs, arguments.quiet) as reporter:
-        for config in configs:
-            reporter.start_row(config)
-            try:
-                folder = output / "rows" / config.row_id
-                python = pythons[config.framework]
-                row = finished.get(config) or launch_row(config, python, folder, arguments.timeout, reporter.event)
-            except KeyboardInterrupt:
-                row, interrupted = make_row(config, Status.INTERRUPTED, "Ctrl-C"), True
-            reporter.end_row(row)
-            rows = in_order([*results.rows, row])
-            results = replace(results, rows=rows, parity=judge(rows))
-            write_json(output / "results.json", results)
-            if interrupted:
-                break
-
-    if not interrupted:
+    with Interrupts() as interrupts:
+        with reporting(configs, arguments.quiet) as reporter:
+            for config in configs:
+                if interrupts.number:
+                    break
+                reporter.start_row(config)
+                if not (row := finished.get(config)):
+                    python, folder = pythons[config.framework], store.row_folder(config)
+                    row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
+                rows[config.row_id] = replace(row, key=keys[config])
+                results = replace(results, rows=in_order(rows.values()), parity=judge(in_order(rows.values())))
+                store.save(results)
+                reporter.end_row(row)
+        if not interrupts.number:
+            if not arguments.quiet:
+                print("holding the runs to float64 and to each other", file=sys.stderr)
+            with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
+                results = compare_runs(results, store.arrays_of)
+            store.save(results)
+        is_printed = print_tables(results, arguments.format)
         if not arguments.quiet:
-            print("holding the runs to float64 and to each other", file=sys.stderr)
-        try:
-            results = compare_runs(results, partial(arrays_in, output))
-            write_json(output / "results.json", results)
-        except KeyboardInterrupt:
-            interrupted = True
-    print_tables(results, arguments.format)
-    if not arguments.quiet:
-        print(f"results: {output / 'results.json'}", file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else exit_code(results, arguments.allow_missing)
+            print(f"results: {store.path}", file=sys.stderr)
+        if interrupts.number:
+            return 128 + interrupts.number
+        code = exit_code(results, arguments.allow_missing)
+        return code if is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
 
 
 def make_parser() -> Parser:
@@ -122,7 +131,7 @@ def make_parser() -> Parser:
     rows.add_argument("--repeats", type=positive_int, default=1, metavar="N", help="run each row in N fresh processes")
     add_experiment_options(parser)
     run = parser.add_argument_group("the run")
-    run.add_argument("--output", type=Path, metavar="DIR", help="default: runs/ and the time")
+    run.add_argument("--output", type=folder, metavar="DIR", help="default: runs/ and the time")
     run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
     run.add_argument(
         "--timeout", type=positive_float, default=3600.0, metavar="S", help="seconds for one row (default: %(default)g)"
@@ -137,6 +146,13 @@ def make_parser() -> Parser:
         )
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser
+
+
+def folder(text: str) -> Path:
+    """A path that is not empty; ArgumentTypeError otherwise."""
+    if not text.strip():
+        raise ArgumentTypeError("it is empty; give a folder")
+    return Path(text)
 
 
 def interpreter(text: str) -> str:
@@ -164,56 +180,6 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
     ]
 
 
-def prepare_output(parser: Parser, folder: Path | None, resume: bool) -> Path:
-    """Make the output folder; refuse one that is no folder, can't be written, or holds results that would be lost."""
-    output = folder or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
-    try:
-        (output / "rows").mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        parser.error(f"argument --output: {output} is or lies in a file; give a folder")
-    except OSError as error:
-        parser.error(f"argument --output: {output} can't be written ({error.strerror}); give another folder")
-    if not os.access(output, os.W_OK):
-        parser.error(f"argument --output: {output} can't be written; give another folder")
-    if (output / "results.json").exists() and not resume:
-        parser.error(f"argument --output: {output} already holds results; give another folder, or --resume to go on")
-    return output
-
-
-def read_earlier(parser: Parser, output: Path, configs: Sequence[RunConfig]) -> Results:
-    """The results of the run that is resumed, without rows that are asked for again and whose arrays are damaged."""
-    path = output / "results.json"
-    if not path.exists():
-        return Results([], {})
-    try:
-        results = read_json(path, Results)
-    except (OSError, ValueError) as error:
-        parser.error(f"argument --resume: {path} can't be read ({error}); give another --output")
-    asked = {config.row_id for config in configs}
-    for row in results.rows:
-        if row.training and row.config.row_id not in asked and not has_arrays(output, row):
-            parser.error(
-                f"argument --resume: {arrays_file(output / 'rows' / row.config.row_id)} is missing or damaged; "
-                "ask for that row again, or give another --output"
-            )
-    return replace(results, rows=[row for row in results.rows if not row.training or has_arrays(output, row)])
-
-
-def arrays_in(output: Path, row: RowResult) -> Arrays:
-    """What the row computed, from its folder in the output."""
-    return read_arrays(arrays_file(output / "rows" / row.config.row_id))
-
-
-def has_arrays(output: Path, row: RowResult) -> bool:
-    """Whether they are still there and of the row's model; without them the row can't be compared."""
-    shapes = {name: array.shape for name, array in draw_weights(row.config.model, row.config.data.seed).items()}
-    try:
-        arrays = arrays_in(output, row)
-    except (OSError, ValueError):
-        return False
-    return all({name: array.shape for name, array in weights.items()} == shapes for weights in arrays)
-
-
 def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
     """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
     rows = complete_checks(share_limits(results.rows), arrays_of)
@@ -238,46 +204,42 @@ def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:
     ]
 
 
-def refuse_another_experiment(
-    parser: Parser, output: Path, earlier: Sequence[RowResult], configs: Sequence[RunConfig]
-) -> None:
-    """Rows of two experiments can't stand in one table, and those that are there are not to be lost."""
-    asked = configs[0]
-    for row in earlier:
-        for part in ("data", "model", "train"):
-            theirs, ours = asdict(getattr(row.config, part)), asdict(getattr(asked, part))
-            if differing := [name for name in theirs if theirs[name] != ours[name]]:
-                name = differing[0]
-                parser.error(
-                    f"argument --resume: {output} holds another experiment, with {name} {theirs[name]} "
-                    f"and not {ours[name]}; give another --output"
-                )
-
-
-def beside(earlier: Sequence[RowResult], configs: Sequence[RunConfig]) -> list[RowResult]:
-    """The earlier rows that stay as they are: those that are not asked for again."""
-    asked = {config.row_id for config in configs}
-    return [row for row in earlier if row.config.row_id not in asked]
-
-
 def describe_parent() -> dict[str, str]:
     """Where the run was started; each row carries the environment of its own process."""
     return {"platform": platform.platform(), "python_version": platform.python_version(), "cpu": cpu_name()}
 
 
-def print_tables(results: Results, tablefmt: str) -> None:
-    """The speed table, what it can't say itself, the parity table, and the manifest."""
-    print(speed_table(results.rows, tablefmt))
-    print()
-    for note in notes(results.rows):
-        print(f"- {note}")
+def print_tables(results: Results, tablefmt: str) -> bool:
+    """Print them all; return False where stdout leads to a full disk. A reader that has gone (`| head`) is fine."""
+    try:
+        print(tables(results, tablefmt), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"the tables can't be printed: {error.strerror}", file=sys.stderr)
+        return False
+    return True
+
+
+def tables(results: Results, tablefmt: str) -> str:
+    """The speed table, what it can't say itself, the parity table, the manifest, and the logs' ends of failed rows."""
+    if not results.rows:
+        return "no row has ended"
+    lines = [speed_table(results.rows, tablefmt), "", *(f"- {note}" for note in notes(results.rows))]
     if results.parity:
-        print("\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement")
-        print(f"\n{parity_table(results.parity, tablefmt)}")
-        print()
-        for note in [*failures(results.parity), *extents(results.parity)]:
-            print(f"- {note}")
-    print(f"\n{manifest_table(results.rows, tablefmt)}")
+        lines += [
+            "\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement",
+            f"\n{parity_table(results.parity, tablefmt)}\n",
+            *(f"- {note}" for note in [*failures(results.parity), *extents(results.parity)]),
+        ]
+    if manifest := manifest_table(results.rows, tablefmt):
+        lines.append(f"\n{manifest}")
+    return "\n".join([*lines, *(f"\n{tail}" for tail in log_tails(results.rows))])
+
+
+def _raise_keyboard_interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def exit_code(results: Results, allow_missing: bool) -> int:

@@ -153,7 +153,7 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
     course = _course(row, rows)
     if course and (course.whole or config.precision is not Precision.FLOAT64):  # not the ruler by itself
         skips = [] if course.whole else training.skipped_steps  # a float64 row skips nothing
-        steps, extent = _extent(row, course, min((step + 1 for step in skips), default=len(loss)))
+        steps, extent = _extent(row, course, loss, min((step + 1 for step in skips), default=len(loss)))
         bound = _bound(row, _price(course, course.loss[:steps]))
         checks.append(compare(LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound, extent))
         if course.whole:
@@ -174,7 +174,8 @@ def check_pair(
     skipped, others = (_training(row).skipped_steps for row in (tensorflow, torch))
     loss, reference = (_array(_training(row).loss) for row in (tensorflow, torch))
     course = _course(tensorflow, rows)
-    within, extent = _extent(tensorflow, course, len(loss)) if course else (len(loss), "all steps")
+    either = loss + reference  # not finite where one of them is not
+    within, extent = _extent(tensorflow, course, either, len(loss)) if course else (len(loss), "all steps")
     differing = abs(sum(step < within for step in skipped) - sum(step < within for step in others))
     checks = [compare(PAIR_SKIPPED, differing, max(1, within // STEPS_TO_A_DOUBTFUL_SKIP), extent)]
     if first := _first_batch(tensorflow):
@@ -182,7 +183,8 @@ def check_pair(
             PAIR_GRADIENT, "first batch", mine.first_gradients, other.first_gradients, first.bounds
         )
     if course:
-        steps, extent = _extent(tensorflow, course, min((t + 1 for t in set(skipped) ^ set(others)), default=len(loss)))
+        parting = min((step + 1 for step in set(skipped) ^ set(others)), default=len(loss))
+        steps, extent = _extent(tensorflow, course, either, parting)
         bound = _bound(tensorflow, _price(course, reference[:steps]))
         checks.append(compare(PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound, extent))
         if course.whole and steps == len(loss):
@@ -254,9 +256,13 @@ def _check_label(config: RunConfig, first: FirstBatch, actual: Weights) -> list[
     return checks + check_held(RUN_LABEL, config.precision, "first batch", actual, first.loss_scale)
 
 
-def _extent(row: RowResult, course: Course, parting: int) -> tuple[int, str]:
-    """How many steps can be compared, and why not more. A step's loss is taken before the step is skipped."""
+def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> tuple[int, str]:
+    """How many steps can be compared, and why not more. A step's loss is taken before the step is skipped.
+
+    A loss that is not finite ends it: the row's status says so, and why it came to be can't be told from the loss.
+    """
     steps = len(course.loss)
+    overflow = int(np.argmin(np.append(np.isfinite(loss), False)))
     allowed = training_prices(row.config, _device(row)) / PRICES * course.error
     finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
     chaos = max(min(2, finite), _horizon(allowed, course.loss, row.config.precision))  # the first update in any case
@@ -264,6 +270,7 @@ def _extent(row: RowResult, course: Course, parting: int) -> tuple[int, str]:
         (steps, f"all {steps} steps"),
         (course.limit, f"{course.limit} of {steps} steps, {course.reason}"),
         (parting, f"{parting} of {steps} steps, then one alone skips"),
+        (overflow, f"{overflow} of {steps} steps, then a loss that is not finite"),
         (chaos, f"{chaos} of {steps} steps, then chaos"),
         key=lambda choice: choice[0],
     )

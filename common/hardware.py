@@ -83,6 +83,11 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and not hidden
 
 
+def driver_version() -> str:
+    """The NVIDIA driver's version; "" where there is none."""
+    return _first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))
+
+
 def gpu_libraries() -> dict[str, str]:
     """The driver's version, and those of the CUDA and cuDNN libraries that this process has loaded, as they say.
 
@@ -90,7 +95,7 @@ def gpu_libraries() -> dict[str, str]:
     """
     maps = _read("/proc/self/maps")
     versions = {
-        "driver": {_first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))},
+        "driver": {driver_version()},
         "cuda loaded": {_cudart_version(path) for path in re.findall(r"/\S*libcudart[^/\s]*\.so[^/\s]*", maps)},
         "cudnn loaded": {
             cudnn_version(ctypes.CDLL(path).cudnnGetVersion()) for path in re.findall(r"/\S*libcudnn\.so[^/\s]*", maps)

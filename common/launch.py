@@ -2,64 +2,90 @@
 
 A fresh process for each row, because TensorFlow keeps GPU memory until its process ends, because a crash then costs one
 row and not the run, and because no framework's threads or caches can lean on the other's clock.
+
+While a row is timed the parent sleeps: in waitpid until the worker ends, in two threads until it prints something, and
+in a third until its time is over.
 """
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from common.config import RunConfig
+from common.interrupts import Interrupts
+from common.log import CappedLog, last_lines
 from common.nvml import GpuWatch, watch_gpu
 from common.recorder import OnEvent
 from common.results import RowResult, Status, make_row, read_arrays, read_json, write_json
+from common.setting import MODULES
+from common.weights import weight_shapes
 
-MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 GRACE_S = 5.0  # between asking a worker to end and ending it
-LOG_TAIL_LINES = 3
+DRAIN_S = 2.0  # for the last of its output, once it has ended
+LOG_TAIL_LINES = 20
+LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the largest run has 200
 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def launch_row(config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent) -> RowResult:
+def launch_row(
+    config: RunConfig,
+    python: str,
+    folder: Path,
+    timeout_s: float,
+    on_event: OnEvent,
+    interrupts: Interrupts | None = None,
+) -> RowResult:
     """Train one row in a fresh process of the interpreter `python`; files go to `folder`, which is made.
 
-    Always returns a row: what goes wrong becomes its status. Only KeyboardInterrupt passes, after the worker was ended.
+    Always returns a row: what goes wrong becomes its status. The first signal that `interrupts` receives ends the
+    worker.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config_file, result_file, log_file = folder / "config.json", folder / "result.json", folder / "log.txt"
-    for stale in (result_file, arrays_file(folder)):
-        stale.unlink(missing_ok=True)
-    write_json(config_file, config)
-    command = [python, "-m", MODULES[config.framework], "--config", str(config_file), "--result", str(result_file)]
-    with (
-        log_file.open("wb") as log,
-        _process(command, log) as process,
-        _deadline(process, timeout_s) as expired,
-        _gpu(config, process) as gpu,
-    ):
-        _follow(process, log, gpu, on_event)
-        exit_code = process.wait()
-    log_name = str(log_file.relative_to(folder.parent.parent))
-    if expired.is_set():
-        return make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more", log=log_name)
-    if exit_code != 0:
-        return _failed(config, exit_code, log_file, log_name)
+    interrupts, run_id = interrupts or Interrupts(), secrets.token_hex(8)
+    expired = threading.Event()
     try:
-        row = read_json(result_file, RowResult)
-        if row.training and row.config == config:
-            read_arrays(arrays_file(folder))
-    except (OSError, ValueError) as error:
-        return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}", log=log_name)
-    if row.config != config:
-        return make_row(config, Status.NO_RESULT, "the result is of another config", log=log_name)
-    return replace(_with_gpu_use(row, gpu), log=log_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in (result_file, arrays_file(folder)):
+            stale.unlink(missing_ok=True)
+        write_json(config_file, config)
+        log = CappedLog(log_file)
+    except OSError as error:
+        return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error.strerror}; give another --output")
+    command = [python, "-m", MODULES[config.framework]]
+    command += ["--config", str(config_file), "--result", str(result_file), "--run-id", run_id]
+    with closing(log):
+        try:
+            worker = _Worker(command)
+        except OSError as error:
+            return make_row(config, Status.CRASHED, f"{python} can't be started: {error.strerror}")
+        with ExitStack() as stack:
+            gpu = stack.enter_context(_gpu(config, worker.pid))
+            stack.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
+            stack.enter_context(_deadline(timeout_s, expired, worker.end))
+            stack.enter_context(interrupts.calling(worker.end, worker.kill))
+            exit_code = worker.wait()
+    row = _result(config, exit_code, run_id, folder)
+    if row.status is Status.NO_RESULT or exit_code != 0:
+        if interrupts.number:
+            row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
+        elif expired.is_set():
+            row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
+    row = replace(_with_gpu_use(row, gpu), log=str(log_file.relative_to(folder.parent.parent)))
+    if row.status in (Status.CRASHED, Status.KILLED, Status.NO_RESULT, Status.IMPORT_ERROR, Status.OOM, Status.TIMEOUT):
+        row = replace(row, log_tail=last_lines(log_file, LOG_TAIL_LINES))
+    if row.status is Status.CRASHED and row.log_tail:  # where an exception says what it is
+        row = replace(row, detail=f"{row.detail}; {row.log_tail[-1]}")
+    return row
 
 
 def arrays_file(folder: Path) -> Path:
@@ -67,41 +93,117 @@ def arrays_file(folder: Path) -> Path:
     return folder / "arrays.npz"
 
 
-@contextmanager
-def _process(command: list[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a session of its own, so that no Ctrl-C reaches it directly and its whole group can be ended."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
-    )
+class _Worker:
+    """A worker in a session of its own, so that no Ctrl-C reaches it directly and its whole group can be ended.
+
+    Its stdin is a pipe that nothing is written to: that it closes tells the worker that we are gone.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+        )
+        self._ended = threading.Event()
+        self.pid = self._process.pid
+
+    def wait(self) -> int:
+        """Return the exit code once the worker has ended; what it started and left behind is ended with it."""
+        try:
+            return self._process.wait()
+        finally:
+            self.kill()
+            self._ended.set()
+            self._process.wait()
+
+    def end(self) -> None:
+        """Ask the group to end, and end it after the grace period; returns at once."""
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def kill(self) -> None:
+        """End the group."""
+        self._signal(signal.SIGKILL)
+
+    @contextmanager
+    def read(self, take_line: Callable[[bytes], Any], take_error: Callable[[bytes], Any]) -> Iterator[None]:
+        """Until the block has ended and all is read, pass on each line of stdout and each piece of stderr."""
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        read_line = partial(stdout.readline, LONGEST_LINE_BYTES)
+        read_error = partial(os.read, stderr.fileno(), LONGEST_LINE_BYTES)
+        readers = [
+            threading.Thread(target=_pass_on, args=pair, daemon=True)
+            for pair in ((read_line, take_line), (read_error, take_error))
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            yield
+        finally:
+            for reader in readers:
+                reader.join(DRAIN_S)  # what left the group may hold the pipes open for good
+            for reader, pipe in zip(readers, (stdout, stderr), strict=True):
+                if not reader.is_alive():
+                    pipe.close()
+            with suppress(OSError):
+                stdin.close()
+
+    def _end(self) -> None:
+        self._signal(signal.SIGTERM)
+        if not self._ended.wait(GRACE_S):
+            self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._ended.is_set():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+
+def _pass_on(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
+    for data in iter(read, b""):
+        take(data)
+
+
+def _take_line(line: bytes, log: CappedLog, gpu: GpuWatch | None, on_event: OnEvent) -> None:
+    """Pass on an event of the worker; anything else that it prints goes to the log."""
     try:
-        yield process
-    finally:
-        if process.poll() is None:
-            _end(process)
-        process.wait()
+        event = json.loads(line)
+        is_event = isinstance(event, dict) and "event" in event
+    except (ValueError, RecursionError):
+        is_event = False
+    if not is_event:
+        log.write(line)
+        return
+    if gpu and event["event"] == "epoch":
+        gpu.end_epoch()
+    try:
+        on_event(event)
+    except Exception as error:  # a bar that can't be drawn must not stop the reading, or the worker blocks
+        log.write(f"{error!r}\n".encode())
 
 
 @contextmanager
-def _deadline(process: subprocess.Popen[bytes], timeout_s: float) -> Iterator[threading.Event]:
-    """Yields an event that is set if the process had to be ended because its time was over."""
-    expired = threading.Event()
+def _deadline(timeout_s: float, expired: threading.Event, end: Callable[[], None]) -> Iterator[None]:
+    """Unless the block ends within the time, set `expired` and call `end`."""
 
     def expire() -> None:
         expired.set()
-        _end(process)
+        end()
 
-    timer = threading.Timer(timeout_s, expire)
+    timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), expire)
+    timer.daemon = True
     timer.start()
     try:
-        yield expired
+        yield
     finally:
         timer.cancel()
-        timer.join()
 
 
-def _gpu(config: RunConfig, process: subprocess.Popen[bytes]) -> AbstractContextManager[GpuWatch | None]:
-    return nullcontext() if config.execution.device == "cpu" else watch_gpu(process.pid)
+def _gpu(config: RunConfig, pid: int) -> AbstractContextManager[GpuWatch | None]:
+    return nullcontext() if config.execution.device == "cpu" else watch_gpu(pid)
 
 
 def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
@@ -111,39 +213,27 @@ def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
     return replace(row, gpu=use, memory=replace(row.memory, device_process_peak_bytes=use.process_peak_bytes))
 
 
-def _follow(process: subprocess.Popen[bytes], log: IO[bytes], gpu: GpuWatch | None, on_event: OnEvent) -> None:
-    """Pass on the worker's events until its output ends; anything else that it prints goes to the log."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            event = json.loads(line)
-            is_event = isinstance(event, dict) and "event" in event
-        except ValueError:
-            is_event = False
-        if is_event:
-            if gpu and event["event"] == "epoch":
-                gpu.end_epoch()
-            on_event(event)
-        else:
-            log.write(line)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the worker's whole group to end, and end it after the grace period."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE_S)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _failed(config: RunConfig, exit_code: int, log_file: Path, log_name: str) -> RowResult:
-    tail = " | ".join(log_file.read_text(errors="replace").strip().splitlines()[-LOG_TAIL_LINES:])
+def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> RowResult:
+    """What the worker left, or the status that its end amounts to."""
     if exit_code == -signal.SIGKILL:
-        return make_row(config, Status.KILLED, f"signal 9, likely out of memory; {tail}".rstrip("; "), log=log_name)
-    reason = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    return make_row(config, Status.CRASHED, f"{reason}; {tail}".rstrip("; "), log=log_name)
+        return make_row(config, Status.KILLED, "signal 9, likely out of memory")
+    if exit_code < 0:
+        return make_row(config, Status.CRASHED, f"signal {-exit_code} ({_signal_name(-exit_code)})")
+    if exit_code > 0:
+        return make_row(config, Status.CRASHED, f"exit code {exit_code}")
+    try:
+        row = read_json(folder / "result.json", RowResult)
+        if row.training and row.config == config:
+            read_arrays(arrays_file(folder), weight_shapes(config.model))
+    except (OSError, ValueError) as error:
+        return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}")
+    if row.config != config or row.run_id != run_id:
+        return make_row(config, Status.NO_RESULT, "the result is of another config or another run")
+    return row
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"

@@ -8,10 +8,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc/self")
+_PROC, _CGROUP = Path("/proc/self"), Path("/sys/fs/cgroup")
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class OutOfMemory(Exception):  # noqa: N818 - named as its status is
+    """The device, or the host, could not give what was asked for; the row's status becomes `oom`. None is unknown."""
+
+    def __init__(self, asked_bytes: int | None, free_bytes: int | None, free_at_start_bytes: int | None) -> None:
+        asked, free = (
+            f"{number:,}" if number is not None else "an unknown number" for number in (asked_bytes, free_bytes)
+        )
+        super().__init__(f"{asked} bytes were asked for, {free} were free")
+        self.free_at_start_bytes = free_at_start_bytes
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,25 @@ def read_host_memory() -> MemoryReading:
         return MemoryReading("host_rss", peak_bytes, peak_bytes)
     kib = {name: int(value) for name, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)}
     return MemoryReading("host_rss", kib["VmRSS"] * 1024, kib["VmHWM"] * 1024)
+
+
+def free_host_memory() -> int | None:
+    """Bytes that the system would still give out, within the limit of its container; None where it doesn't say."""
+    try:
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    free = int(available[1]) * 1024 if available else None
+    with suppress(OSError, ValueError):  # the limit is "max" where there is none
+        left = int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text())
+        return left if free is None else min(free, left)
+    return free
+
+
+def bytes_in(message: str) -> int | None:
+    """The size that an error speaks of: 'allocate 12.5 GiB' or 'allocate 4096 bytes'; None where there is none."""
+    match = re.search(r"allocate ([\d.]+) ?(?:bytes|([KMGTPE]?)i?B)", message)
+    return int(float(match[1]) * _UNITS[match[2] or ""]) if match else None
 
 
 def reset_host_peak() -> bool:

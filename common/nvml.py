@@ -106,6 +106,27 @@ def watch_gpu(pid: int) -> Iterator[GpuWatch | None]:
         thread.join()
 
 
+def gpu_name() -> str:
+    """The name of the GPU that both frameworks choose; "" where the driver can't be asked."""
+    return str(_ask_first_gpu("nvmlDeviceGetName") or "")
+
+
+def free_gpu_memory() -> int | None:
+    """Bytes of that GPU which the driver would still give out; None where it can't be asked."""
+    memory = _ask_first_gpu("nvmlDeviceGetMemoryInfo")
+    return memory.free if memory else None
+
+
+def _ask_first_gpu(function: str) -> Any:
+    nvml = _load()
+    if nvml is None:
+        return None
+    try:
+        return getattr(nvml, function)(_first_visible_gpu(nvml))
+    except (nvml.NVMLError, ValueError):
+        return None
+
+
 def _load() -> Any:
     try:
         import pynvml

@@ -7,10 +7,12 @@ null, since JSON has no NaN. Files are written beside their target and renamed, 
 import json
 import math
 import os
+import struct
+import sys
 import types
 import typing
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -29,6 +31,11 @@ from common.timing import Timing
 from common.weights import Weights
 
 SCHEMA_VERSION = 1
+
+# Of a file from elsewhere: a row of the article has 25 kB, so that a thousand fit ten times over. A whole number beyond
+# 2**53 is no longer exact in other readers of JSON, and 1e400 would be read as infinity.
+LARGEST_JSON_BYTES = 2**28
+LARGEST_NUMBER: Mapping[type, float] = {int: 2**53, float: sys.float_info.max}
 
 T = TypeVar("T")
 
@@ -95,7 +102,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of the table. The measured parts are None unless the status says that they were reached."""
+    """One row of the table. The measured parts are None unless the status says that they were reached.
+
+    log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
+    failed. run_id: drawn for each process. key: sha256 of config, versions and device; a resumed run takes over what
+    has the same.
+    """
 
     framework: str
     precision: str
@@ -113,6 +125,9 @@ class RowResult:
     gpu: GpuUse | None = None
     checks: list[Check] = field(default_factory=list)
     log: str | None = None
+    log_tail: list[str] = field(default_factory=list)
+    run_id: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,41 @@ def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) 
     )
 
 
-def in_order(rows: Sequence[RowResult]) -> list[RowResult]:
+def require_consistent(row: RowResult) -> None:
+    """Raise ValueError, naming the field, where parts of a row contradict each other; types alone can't tell."""
+    config, training, environment = row.config, row.training, row.environment
+    for name, of_config in (
+        ("framework", config.framework),
+        ("precision", config.precision.value),
+        ("compile", config.execution.compile),
+        ("loop", config.execution.loop),
+    ):
+        if getattr(row, name) != of_config:
+            raise ValueError(f"{config.row_id}: {name} is {getattr(row, name)!r:.80}; its config says {of_config!r}")
+    if row.timing:
+        _require_length(config, "timing.epoch_s", row.timing.epoch_s, config.train.epochs)
+    if environment and not {"kind", "name"} <= set(environment.device):
+        raise ValueError(f"{config.row_id}: environment.device lacks 'kind' or 'name'")
+    if training is None:
+        return
+    if environment is None:
+        raise ValueError(f"{config.row_id}: it was trained, but lacks its environment")
+    steps = config.train.epochs * config.steps_per_epoch
+    _require_length(config, "training.loss", training.loss, steps)
+    _require_length(config, "training.loss_scale", training.loss_scale, steps)
+    _require_length(config, "training.epoch_loss", training.epoch_loss, config.train.epochs)
+    _require_length(config, "training.epoch_accuracy", training.epoch_accuracy, config.train.epochs)
+    skipped = training.skipped_steps
+    if skipped != sorted(set(skipped)) or any(not 0 <= step < steps for step in skipped):
+        raise ValueError(f"{config.row_id}: training.skipped_steps are {skipped!r:.80}; they must be steps, in order")
+
+
+def _require_length(config: RunConfig, name: str, entries: Sequence[object], length: int) -> None:
+    if len(entries) != length:
+        raise ValueError(f"{config.row_id}: {name} has {len(entries)} entries; it must have {length}")
+
+
+def in_order(rows: Iterable[RowResult]) -> list[RowResult]:
     """The rows by framework, mode and precision, whichever of a folder's runs they come from."""
 
     def place(row: RowResult) -> tuple[int, bool, int, int, int]:
@@ -194,8 +243,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read a dataclass of this kind; ValueError names the field that does not fit."""
-    value: T = _decode(kind, json.loads(path.read_text(encoding="utf-8")), kind.__name__)
+    """Read a dataclass of this kind; ValueError names the field that does not fit, or the limit that is exceeded."""
+    if path.stat().st_size > LARGEST_JSON_BYTES:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes; {LARGEST_JSON_BYTES:,} are read at most")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be JSON of ours") from None
+    if kind is Results and isinstance(loaded, dict) and loaded.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"its schema_version is {loaded.get('schema_version')!r:.80}; this program reads {SCHEMA_VERSION}"
+        )
+    value: T = _decode(kind, loaded, kind.__name__)
     return value
 
 
@@ -210,17 +269,27 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     os.replace(scratch, path)
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read arrays back; ValueError or OSError where the file holds something else."""
+def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Read arrays of these shapes back; ValueError or OSError where the file holds something else."""
     groups: dict[str, Weights] = {group: {} for group in Arrays._fields}
     try:
+        with zipfile.ZipFile(path) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+                raise ValueError("it is compressed: a small file could unfold to any size")
         with np.load(path, allow_pickle=False) as file:
             for entry in file.files:
                 group, _, name = entry.partition("/")
                 groups[group][name] = file[entry]
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise ValueError(f"{path} holds no arrays of a row ({error})") from error
+    for weights in groups.values():
+        if {name: array.shape for name, array in weights.items()} != dict(shapes):
+            raise ValueError(f"{path} holds no arrays of this model")
     return Arrays(**groups)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _strict(value: Any) -> Any:
@@ -243,6 +312,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is list and isinstance(value, list):
         return [_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value)]
     if origin is tuple and isinstance(value, list):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
         return tuple(_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {str(key): _decode(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
@@ -250,7 +321,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return value
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _decode_enum(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER[type(value)]:
+        raise ValueError(f"{where} is {value!r:.80}; no such number is measured")
+    if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
+from tabulate import tabulate as draw
 
 from common.config import Precision
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
@@ -106,11 +106,10 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
             for cells in table:
                 del cells[column]
     left_aligned = {"framework", "precision", "compile", "loop", "parity", "status"}
-    return tabulate(
+    return _tabulate(
         [list(cells.values()) for cells in table],
-        headers=list(table[0]),
-        tablefmt=tablefmt,
-        disable_numparse=True,
+        list(table[0]),
+        tablefmt,
         colalign=["left" if column in left_aligned else "right" for column in table[0]],
     )
 
@@ -119,12 +118,19 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
     """What the numbers can't say: why a row is slow or missing, how memory was read, whether the starts agree."""
     lines = _group(rows)
     said = [
-        *(f"{names}: {detail}" for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])),
+        *(
+            f"{names}: {_shown(detail)}"
+            for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])
+        ),
         *(f"UNSTABLE: {names}: {reason}" for reason, names in _named(lines, lambda line: [_unstable(line)])),
-        *(f"clocks held down at some time by {cause}: {names}" for cause, names in _named(lines, _slowed_by)),
+        *(f"no steady step: {names}: {reason}" for reason, names in _named(lines, _untimed)),
+        *(f"clocks held down at some time by {_shown(cause)}: {names}" for cause, names in _named(lines, _slowed_by)),
+        *(f"NOISY: {names}: up to {others}" for others, names in _named(lines, _others)),
     ]
     if any(row.gpu and row.gpu.process_peak_bytes and row.gpu.memory_source != "process" for row in rows):
         said.append("device MB: the growth of the whole device, since its driver can't tell processes apart here")
+    if any(row.memory and row.memory.kind == "gpu_allocator" and not row.gpu for row in rows):
+        said.append("no device MB and J/epoch: the driver's NVML can't be read, or nvidia-ml-py is not installed")
     below = [line.name for line in lines if 0 < (line.median("x floor") or 0) < 1]
     if below:
         said.append(f"x floor below 1: {', '.join(below)}: the device was busy while its ceilings were measured")
@@ -134,7 +140,10 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             f"lines of up to {repeats} processes: their median; the spread is from the fastest to the slowest of them"
         )
     if any(row.memory and row.memory.kind == "host_rss" for row in rows):
-        said.append("memory: resident set of the process, libraries included, since there is no GPU allocator to ask")
+        said.append(
+            "no GPU was used: memory is the resident set of the process, libraries included. A GPU would add tf32, the "
+            "allocator's own memory, and energy"
+        )
     trainings = {row.config.row_id: row.training for row in rows if row.training}
     return [
         *said,
@@ -158,7 +167,7 @@ def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
             if part == GRADIENT.part and checks:
                 cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
-    return tabulate([list(cells.values()) for cells in table], list(table[0]), tablefmt=tablefmt, disable_numparse=True)
+    return _tabulate([list(cells.values()) for cells in table], list(table[0]), tablefmt)
 
 
 def extents(entries: Sequence[ParityEntry]) -> list[str]:
@@ -168,7 +177,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
         for rule in (LOSS_CURVE, PAIR_LOSS):
             found = {check.where.partition(": ")[2] for check in entry.checks if check.name == rule.name}
             for extent in sorted(found):
-                labels.setdefault(f"{rule.name} over {extent}", {})[_label(entry)] = None
+                labels.setdefault(f"{rule.name} over {_shown(extent)}", {})[_label(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
             reason = "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
@@ -178,7 +187,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
 def failures(entries: Sequence[ParityEntry]) -> list[str]:
     """Every check that failed, worst first: its name, tensor and difference / bound."""
     return [
-        f"{_label(entry)}: {check.name} failed, {check.where}: "
+        f"{_label(entry)}: {_shown(check.name)} failed, {_shown(check.where)}: "
         f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
         for entry in entries
         for check in worst_first(entry.checks)
@@ -187,7 +196,10 @@ def failures(entries: Sequence[ParityEntry]) -> list[str]:
 
 
 def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
-    """One line a fact, one column for each framework, compile mode and loop; what differs by precision says where."""
+    """One line a fact, one column for each framework, compile mode and loop; what differs by precision says where.
+
+    "" where no row came as far as to describe where it ran.
+    """
     columns: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
         if row.environment:
@@ -199,22 +211,51 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
             }
             for fact, value in facts.items():
                 columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
-    return tabulate(
+    if not columns:
+        return ""
+    return _tabulate(
         [
             [fact, *(_by_precision(column.get(fact, {})) for column in columns.values())]
             for fact in dict.fromkeys(fact for column in columns.values() for fact in column)
         ],
-        headers=["manifest", *columns],
-        tablefmt=tablefmt,
-        disable_numparse=True,
-        maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)]
-        if columns and tablefmt.startswith(WRAPPED_FORMATS)
-        else None,
+        ["manifest", *columns],
+        tablefmt,
+        maxcolwidths=[None, *[MANIFEST_WIDTH] * len(columns)] if tablefmt.startswith(WRAPPED_FORMATS) else None,
     )
 
 
+def log_tails(rows: Sequence[RowResult]) -> list[str]:
+    """Of each row that failed with something in its log: where that lies, and its last lines."""
+    return [
+        "\n".join(
+            [f"{row.config.row_id}: {row.status}; the end of {_shown(row.log or '')}:", *map(_indented, row.log_tail)]
+        )
+        for row in rows
+        if row.log_tail
+    ]
+
+
+def _indented(line: str) -> str:
+    return f"    {_shown(line)}"
+
+
+def _shown(text: str) -> str:
+    """The text with what a terminal would act upon, or no encoding holds, written out: it may come from elsewhere."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _tabulate(table: Sequence[Sequence[str]], headers: Sequence[str], tablefmt: str, **layout: Any) -> str:
+    """A table of cells that stay cells whatever is in them."""
+
+    def cell(text: str) -> str:
+        return _shown(text).replace("|", "\\|") if tablefmt in ("github", "pipe") else _shown(text)
+
+    rows = [[cell(text) for text in row] for row in table]
+    return draw(rows, [cell(text) for text in headers], tablefmt=tablefmt, disable_numparse=True, **layout)
+
+
 def _label(entry: ParityEntry) -> str:
-    return f"{entry.precision}{' compiled' if entry.compile else ''}"
+    return f"{_shown(entry.precision)}{' compiled' if entry.compile else ''}"
 
 
 def _group(rows: Sequence[RowResult]) -> list[Line]:
@@ -269,12 +310,23 @@ def _interval(line: Line, baseline: Line) -> tuple[float, float] | None:
 def _unstable(line: Line) -> str:
     """What is unsteady about its times, and what the driver knows about the cause."""
     reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch)
-    others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
     if reason and (causes := _slowed_by(line)):
-        reason += f"; its clocks were held down by {' and '.join(causes)}"
-    if reason and others:
-        reason += f"; up to {others} other processes used the GPU"
+        reason += f"; its clocks were held down by {_shown(' and '.join(causes))}"
     return reason
+
+
+def _untimed(line: Line) -> list[str]:
+    """Why rows that were trained have no steady step."""
+    epochs = line.first.config.train.epochs
+    reason = (
+        "there was one epoch alone; give --epochs 2 or more" if epochs < 2 else "the clock stood still or went back"
+    )
+    return [reason for row in line.rows if row.status is Status.OK and row.timing and not row.timing.step_s]
+
+
+def _others(line: Line) -> list[str]:
+    others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
+    return [f"{others} other process{'es' if others > 1 else ''} used the GPU beside it"] if others > 0 else []
 
 
 def _slowed_by(line: Line) -> list[str]:
@@ -296,11 +348,13 @@ def _megabytes(size: int | None) -> float | None:
 
 
 def _parity(line: Line) -> str:
-    """pass, or the name of the check that failed worst."""
+    """pass, or the name of the check that failed worst; a loss that is not finite passes nothing."""
     checks = worst_first(check for row in line.rows for check in row.checks)
     if not checks:
         return NOTHING
-    return "pass" if checks[0].passed else checks[0].name
+    if not checks[0].passed:
+        return checks[0].name
+    return "not comparable" if any(row.status is Status.NONFINITE for row in line.rows) else "pass"
 
 
 def _spread(line: Line) -> str:
@@ -331,8 +385,8 @@ def _agreement(what: str, hashes: dict[str, str]) -> str:
         everywhere = (
             f"in all {len(hashes)} rows that ran, bit for bit" if len(hashes) > 1 else "in the one row that ran"
         )
-        return f"{what}: sha256 {min(distinct)[:16]}... {everywhere}"
-    differing = ", ".join(f"{row_id} {digest[:16]}" for row_id, digest in hashes.items())
+        return f"{what}: sha256 {_shown(min(distinct)[:16])}... {everywhere}"
+    differing = ", ".join(f"{row_id} {_shown(digest[:16])}" for row_id, digest in hashes.items())
     return f"{what}: NOT EQUAL: {differing}" if distinct else f"{what}: no row ran"
 
 

@@ -72,7 +72,7 @@ class EpochClock:
             epoch_s=self._epoch_s,
             step_s=_step_times(steady_s, steps_per_epoch),
             total_s=self._epoch_end - self._start,
-            images_per_s=images / float(np.median(steady_s)) if any(steady_s) else None,
+            images_per_s=images / float(np.median(steady_s)) if _are_readable(steady_s) else None,
         )
 
     def _now(self) -> float:
@@ -95,8 +95,13 @@ def seconds_of(
     return (clock() - start_s) / times
 
 
+def _are_readable(epoch_s: Sequence[float]) -> bool:
+    """False for no epoch at all, and for a clock that stood still or went back."""
+    return min(epoch_s, default=0.0) > 0
+
+
 def _step_times(epoch_s: Sequence[float], steps_per_epoch: int) -> StepTimes | None:
-    if not any(epoch_s):  # one epoch only, or a clock too coarse to see any
+    if not _are_readable(epoch_s):
         return None
     p05, median, p95 = np.percentile(np.asarray(epoch_s) / steps_per_epoch, [5, 50, 95]).tolist()
     return StepTimes(median=median, p05=p05, p95=p95, n=len(epoch_s))

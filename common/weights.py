@@ -12,18 +12,24 @@ Weights = dict[str, np.ndarray]
 _WEIGHTS_STREAM = 1  # data.py draws from stream 0 of the same seed
 
 
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of the model, in order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels = config.image_shape[2]
+    for number, size in enumerate(config.kernel_sizes, start=1):
+        shapes[f"conv{number}/kernel"] = (size, size, channels, config.filters)
+        shapes[f"conv{number}/bias"] = (config.filters,)
+        channels = config.filters
+    return {**shapes, "dense/kernel": (math.prod(config.feature_shape), 1), "dense/bias": (1,)}
+
+
 def draw_weights(config: ModelConfig, seed: int) -> Weights:
     """Draw every weight of the model, float32: glorot-uniform kernels and zero biases, as Keras does by default."""
     generator = np.random.default_rng([seed, _WEIGHTS_STREAM])
-    weights: Weights = {}
-    channels = config.image_shape[2]
-    for number, size in enumerate(config.kernel_sizes, start=1):
-        weights[f"conv{number}/kernel"] = _glorot_uniform(generator, (size, size, channels, config.filters))
-        weights[f"conv{number}/bias"] = np.zeros(config.filters, np.float32)
-        channels = config.filters
-    weights["dense/kernel"] = _glorot_uniform(generator, (math.prod(config.feature_shape), 1))
-    weights["dense/bias"] = np.zeros(1, np.float32)
-    return weights
+    return {
+        name: np.zeros(shape, np.float32) if name.endswith("bias") else _glorot_uniform(generator, shape)
+        for name, shape in weight_shapes(config).items()
+    }
 
 
 def _glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

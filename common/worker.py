@@ -5,14 +5,21 @@ prints one JSON event a line, and writes its result to a file.
 """
 
 import json
+import os
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.config import LOOPS, Precision, RunConfig
+from common.footprint import largest_batch
 from common.hardware import Unsupported, require_support
+from common.memory import OutOfMemory
 from common.options import Parser, add_experiment_options, make_config
 from common.recorder import OnArrays, OnEvent
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
@@ -28,9 +35,11 @@ def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
     if arguments.config:
+        if arguments.run_id:
+            _end_with_parent()
         on_arrays = partial(write_arrays, arguments.result.with_name("arrays.npz"))
         row = train_row(read_json(arguments.config, RunConfig), run, _print_event, on_arrays)
-        write_json(arguments.result, row)
+        write_json(arguments.result, replace(row, run_id=arguments.run_id))
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
     config = make_config(parser, arguments, framework, precision, compile=compile, loop=arguments.loop)
@@ -47,11 +56,13 @@ def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArray
         return run(config, on_event, on_arrays)
     except Unsupported as reason:
         return make_row(config, Status.UNSUPPORTED, str(reason))
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES[config.framework]:
-            return make_row(config, Status.IMPORT_ERROR, str(error))
-        return make_row(config, Status.NOT_INSTALLED, f"install it with: {_install_command(config.framework)}")
+    except OutOfMemory as error:
+        traceback.print_exc()
+        return make_row(config, Status.OOM, "; ".join([str(error), *_advice(config, error)]))
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES[config.framework]:
+            return make_row(config, Status.NOT_INSTALLED, f"install it with: {_install_command(config.framework)}")
+        traceback.print_exc()
         return make_row(config, Status.IMPORT_ERROR, str(error).partition("\n")[0])
 
 
@@ -87,7 +98,30 @@ def _make_parser(framework: str) -> Parser:
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
     worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
+    worker.add_argument("--run-id", metavar="ID", help="write this into the row; end when stdin closes")
     return parser
+
+
+def _end_with_parent() -> None:
+    """End this process and all that it started as soon as the parent is gone: its end of our stdin closes with it."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _advice(config: RunConfig, error: OutOfMemory) -> list[str]:
+    """What to change: the largest batch that should fit into the memory that was free when the row began."""
+    if error.free_at_start_bytes is None:
+        return []
+    size = largest_batch(config, error.free_at_start_bytes)
+    if size == 0:
+        return ["by the memory model not even --batch-size 1 fits; give a smaller --image-size or fewer --images"]
+    if size < config.train.batch_size:
+        return [f"by the memory model --batch-size {size} would fit"]
+    return ["by the memory model it should fit: is something else using the memory?"]
 
 
 def _install_command(framework: str) -> str:

@@ -60,8 +60,8 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(process=process, results=results, output=output)
 
 
-def run_parity(*arguments: object, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
-    return run_python("run_parity.py", *arguments, timeout=timeout)
+def run_parity(*arguments: object, timeout: float = 300, **settings: Any) -> "subprocess.CompletedProcess[str]":
+    return run_python("run_parity.py", *arguments, timeout=timeout, **settings)
 
 
 def run_python(*arguments: object, timeout: float = 300, **settings: Any) -> "subprocess.CompletedProcess[str]":

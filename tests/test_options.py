@@ -1,14 +1,13 @@
 """Does wrong input end in one line that names the option and what would be right, exit code 2, before anything runs?"""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import run_parity
 from common.config import Precision
-from common.results import Results, Status, make_row, write_json
+from common.results import Results, write_json
 from tests.conftest import run_parity as run_program
 from tests.conftest import run_python
 
@@ -75,18 +74,6 @@ def test_results_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert stopped.value.code == 2
     assert "already holds results" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_bytes() == before
-
-
-def test_resume_refuses_another_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its rows could not stand in one table with the new ones, and would be lost."""
-    parser = run_parity.make_parser()
-    configs = run_parity.plan(parser, parser.parse_args(["--preset", "smoke", "--epochs", "4"]))
-    row = make_row(replace(configs[0], train=replace(configs[0].train, epochs=3)), Status.OK)
-    with pytest.raises(SystemExit):
-        run_parity.refuse_another_experiment(parser, Path("runs/a"), [row], configs)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("runs/a holds another experiment, with epochs 3 and not 4; give another --output")
-    run_parity.refuse_another_experiment(parser, Path("runs/a"), [make_row(configs[-1], Status.OK)], configs)
 
 
 def test_resume_refuses_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

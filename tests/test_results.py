@@ -13,6 +13,7 @@ from common.memory import Memory
 from common.nvml import GpuUse
 from common.probe import PrecisionProbe
 from common.results import (
+    LARGEST_JSON_BYTES,
     Arrays,
     Environment,
     Results,
@@ -80,25 +81,39 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_arrays_there_and_back(tmp_path: Path) -> None:
-    arrays = Arrays({"conv1/kernel": np.ones((2, 2, 3, 4), np.float32)}, {"conv1/bias": np.zeros(4)})
+    arrays = Arrays({"dense/kernel": np.ones((3, 1), np.float32)}, {"dense/kernel": np.zeros((3, 1))})
     write_arrays(tmp_path / "arrays.npz", arrays)
-    read = read_arrays(tmp_path / "arrays.npz")
-    assert [list(weights) for weights in read] == [["conv1/kernel"], ["conv1/bias"]]
-    assert np.array_equal(read.first_gradients["conv1/kernel"], arrays.first_gradients["conv1/kernel"])
-    assert read.final_weights["conv1/bias"].dtype == np.float64
+    read = read_arrays(tmp_path / "arrays.npz", {"dense/kernel": (3, 1)})
+    assert np.array_equal(read.first_gradients["dense/kernel"], arrays.first_gradients["dense/kernel"])
+    assert read.final_weights["dense/kernel"].dtype == np.float64
+
+
+@pytest.mark.parametrize("shapes", [{"dense/kernel": (1, 3)}, {"dense/bias": (3, 1)}, {}])
+def test_arrays_of_another_model_are_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    weights = {"dense/kernel": np.ones((3, 1))}
+    write_arrays(tmp_path / "arrays.npz", Arrays(weights, weights))
+    with pytest.raises(ValueError, match="no arrays of this model"):
+        read_arrays(tmp_path / "arrays.npz", shapes)
+
+
+def test_arrays_that_are_compressed_are_refused(tmp_path: Path) -> None:
+    """8 MB of zeros are 8 kB then; 80 GB are 80 MB."""
+    np.savez_compressed(tmp_path / "arrays.npz", **{"first_gradients/x": np.zeros(10**6)})
+    with pytest.raises(ValueError, match="compressed"):
+        read_arrays(tmp_path / "arrays.npz", {"x": (10**6,)})
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no arrays at all"], ids=["empty", "cut off", "text"])
 def test_a_file_without_arrays_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "arrays.npz").write_bytes(content)
     with pytest.raises(ValueError, match="arrays"):
-        read_arrays(tmp_path / "arrays.npz")
+        read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
 
 
 def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "arrays.npz", **{"first_gradients/x": np.array([object()])})
     with pytest.raises(ValueError, match="arrays"):
-        read_arrays(tmp_path / "arrays.npz")
+        read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
 
 
 def changed(path: Path, *keys: Any, value: Any) -> Path:
@@ -123,11 +138,41 @@ def changed(path: Path, *keys: Any, value: Any) -> Path:
         (["config", "train", "epochs"], 0, "epochs is 0"),
         (["memory"], [], "RowResult.memory is .*fields of Memory"),
         (["extra"], 1, "unknown field 'extra'"),
+        (
+            ["config", "model", "image_shape"],
+            [256, 256],
+            "RowResult.config.model.image_shape has 2 entries; it must have 3",
+        ),
+        (["config", "repeat"], 2**60, "RowResult.config.repeat is 1152921504606846976; no such number"),
+        (["timing", "total_s"], 10**400, "RowResult.timing.total_s is 1000.*; no such number"),
+        (["timing", "total_s"], json.loads("1e400"), "Infinity is not JSON"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, keys: list[Any], value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_json(changed(tmp_path / "row.json", *keys, value=value), RowResult)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"timing": NaN}', "NaN is not JSON"),
+        ("[" * 10**6, "nested too deeply"),
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+    ],
+)
+def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "row.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "row.json", RowResult)
+
+
+def test_a_file_beyond_the_limit_is_not_even_read(tmp_path: Path) -> None:
+    with (tmp_path / "row.json").open("wb") as file:
+        file.truncate(LARGEST_JSON_BYTES + 1)
+    with pytest.raises(ValueError, match="268,435,457 bytes; 268,435,456 are read at most"):
+        read_json(tmp_path / "row.json", RowResult)
 
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -7,7 +11,16 @@ import tensorflow as tf
 
 from common.hardware import Unsupported, cpu_name, gpu_libraries
 from common.limits import COPIES_AT_ONCE
-from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+from common.memory import (
+    MemoryReading,
+    OutOfMemory,
+    bytes_in,
+    free_host_memory,
+    keep_freed_host_memory,
+    read_host_memory,
+    reset_host_peak,
+)
+from common.nvml import free_gpu_memory
 from common.timing import seconds_of
 
 
@@ -75,6 +88,36 @@ def reset_peak_memory(device: str) -> bool:
         return reset_host_peak()
     tf.config.experimental.reset_memory_stats(device)
     return True
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that the driver would still give out on a GPU, or the system on a CPU; None where it doesn't say.
+
+    Differs from torch_impl: TensorFlow can't be asked, so that the driver is, by NVML.
+    """
+    return free_host_memory() if device.startswith("CPU") else free_gpu_memory()
+
+
+@contextmanager
+def memory_errors(device: str) -> Iterator[None]:
+    """Raise OutOfMemory for what is raised in the block when memory is short.
+
+    Differs from torch_impl: TensorFlow has one exception for it everywhere, which names a tensor's shape and type, or,
+    from XLA, bytes.
+    """
+    free_at_start = free_memory(device)
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        asked = _tensor_bytes(str(error)) or bytes_in(str(error))
+        raise OutOfMemory(asked, free_memory(device), free_at_start) from error
+
+
+def _tensor_bytes(message: str) -> int | None:
+    match = re.search(r"tensor with shape\[([\d,]*)\] and type (\w+)", message)
+    if match is None:
+        return None
+    return math.prod(int(size) for size in match[1].split(",") if size) * tf.as_dtype(match[2]).size
 
 
 def to_device(images: np.ndarray, labels: np.ndarray, device: str, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:

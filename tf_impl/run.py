@@ -21,6 +21,7 @@ from tf_impl.device import (
     copy_seconds,
     describe_device,
     matmul_seconds,
+    memory_errors,
     memory_stats,
     reset_peak_memory,
     select_device,
@@ -40,10 +41,17 @@ from tf_impl.train import Step, compiled, fetch, train_step
 def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 
-    Raises Unsupported where the device is missing or can't run the precision, and whatever TensorFlow raises.
+    Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
+    whatever else TensorFlow raises.
     """
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
+    with memory_errors(device):
+        return train(config, device, on_event, on_arrays)
+
+
+def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+    """What run does, on this device."""
     set_tf32(config.precision is Precision.TF32)
 
     # Before anything is timed or its memory read.

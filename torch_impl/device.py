@@ -1,5 +1,7 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -7,7 +9,15 @@ import torch
 
 from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_libraries
 from common.limits import COPIES_AT_ONCE
-from common.memory import MemoryReading, keep_freed_host_memory, read_host_memory, reset_host_peak
+from common.memory import (
+    MemoryReading,
+    OutOfMemory,
+    bytes_in,
+    free_host_memory,
+    keep_freed_host_memory,
+    read_host_memory,
+    reset_host_peak,
+)
 from common.timing import seconds_of
 
 
@@ -71,6 +81,30 @@ def reset_peak_memory(device: torch.device) -> bool:
         return reset_host_peak()
     torch.cuda.reset_peak_memory_stats(device)
     return True
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that the driver would still give out on a GPU, or the system on a CPU; None where it doesn't say."""
+    return free_host_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
+@contextmanager
+def memory_errors(device: torch.device) -> Iterator[None]:
+    """Raise OutOfMemory for what is raised in the block when memory is short.
+
+    Differs from tf_impl: PyTorch has an exception of its own on a GPU, but a plain RuntimeError on a CPU and for what
+    the libraries of CUDA allocate themselves.
+    """
+    free_at_start = free_memory(device)
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+            words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+        )
+        if not short:
+            raise
+        raise OutOfMemory(bytes_in(str(error)), free_memory(device), free_at_start) from error
 
 
 def release_cached_memory(device: torch.device) -> None:

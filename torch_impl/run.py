@@ -20,6 +20,7 @@ from torch_impl.device import (
     copy_seconds,
     describe_device,
     matmul_seconds,
+    memory_errors,
     memory_stats,
     release_cached_memory,
     reset_peak_memory,
@@ -39,10 +40,17 @@ from torch_impl.train import INDUCTOR, Step, compiled, fetch, train_step
 def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 
-    Raises Unsupported where the device is missing or can't run the precision, and whatever PyTorch raises.
+    Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
+    whatever else PyTorch raises.
     """
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
+    with memory_errors(device):
+        return train(config, device, on_event, on_arrays)
+
+
+def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+    """What run does, on this device."""
     set_tf32(config.precision is Precision.TF32)
 
     # Before anything is timed or its memory read.

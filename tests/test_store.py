@@ -1,0 +1,161 @@
+"""Is a folder of results that comes from elsewhere either taken or refused in one line, whatever is in it?
+
+Hypothesis cuts off, bends and replaces parts of a real results.json; nothing but a refusal may come of it.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.results import Arrays, Results, Status, read_json, write_arrays, write_json
+from common.store import Store, StoreError
+from common.weights import draw_weights
+from run_parity import compare_runs, tables
+from tests.conftest import ROOT
+
+PUBLISHED = json.loads((ROOT / "results" / "cpu" / "results.json").read_text())
+
+# Two rows are enough to be compared, and a short file to be bent in every place.
+WHOLE = {**PUBLISHED, "rows": [row for row in PUBLISHED["rows"] if row["precision"] == "mixed_float16"]}
+CONFIGS = [row.config for row in read_json(ROOT / "results" / "cpu" / "results.json", Results).rows]
+
+ODD_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.sampled_from([2**53, -(2**53), 10**30, 1e308, -1e308, 5e-324]),
+    st.sampled_from(["\x1b[2J", "\ud800", "../../etc/passwd", "|", "\n"]),
+    st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in nested JSON, as the keys that lead to it."""
+    if path:
+        yield path
+    for key, entry in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(entry, (*path, key))
+
+
+PLACES = list(places(WHOLE))
+
+
+def bent(path: tuple[Any, ...], value: Any, remove: bool) -> dict[str, Any]:
+    """The results with the value at one place replaced, or without it."""
+    whole = copy.deepcopy(WHOLE)
+    entry: Any = whole
+    for key in path[:-1]:
+        entry = entry[key]
+    if remove:
+        del entry[path[-1]]
+    else:
+        entry[path[-1]] = value
+    return whole
+
+
+def look_at(folder: Path, text: str) -> str:
+    """All that the program does with results that are there: read, compare and print. Returns what it prints."""
+    (folder / "results.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        results = Store(folder).read(CONFIGS)
+    except StoreError as refusal:
+        assert "\n" not in str(refusal)  # noqa: PT017 - a refusal is one of two right ends
+        return ""
+    printed = tables(compare_runs(results, Store(folder).arrays_of), "simple")
+    printed.encode()
+    assert not [char for char in printed if not (char.isprintable() or char == "\n")]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, with the arrays of its rows."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    store = Store(folder)
+    for config in CONFIGS:
+        store.row_folder(config).mkdir()
+        weights = draw_weights(config.model, config.data.seed)
+        write_arrays(store.row_folder(config) / "arrays.npz", Arrays(weights, weights))
+    return folder
+
+
+def test_the_whole_file_is_taken(folder: Path) -> None:
+    assert "mixed_float16" in look_at(folder, json.dumps(WHOLE))
+
+
+@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(PLACES), value=ODD_VALUES, remove=st.booleans())
+def test_a_bent_file_is_taken_or_refused(folder: Path, path: tuple[Any, ...], value: Any, remove: bool) -> None:
+    look_at(folder, json.dumps(bent(path, value, remove)))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0, 1), junk=st.text(max_size=10))
+def test_a_file_that_is_cut_off_is_refused(folder: Path, cut: float, junk: str) -> None:
+    text = json.dumps(WHOLE)
+    assert look_at(folder, text[: int(cut * (len(text) - 1))] + junk.replace("}", "")) == ""
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_byte_that_is_wrong_is_no_traceback(folder: Path, at: float, byte: int) -> None:
+    data = bytearray(json.dumps(WHOLE).encode())
+    data[int(at * len(data))] = byte
+    look_at(folder, bytes(data).decode("utf-8", errors="surrogateescape").encode("utf-8", "replace").decode())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(40), bytes(4000)])
+def test_arrays_that_are_damaged_make_their_row_run_again(tmp_path: Path, content: bytes) -> None:
+    """Or are refused, where that row is not asked for: it would be lost."""
+    results = read_json(ROOT / "results" / "cpu" / "results.json", Results)
+    (row,) = (row for row in results.rows if row.config.row_id.startswith("torch-float32"))
+    store = Store(tmp_path)
+    write_json(store.path, Results(["x"], {}, [row]))
+    store.row_folder(row.config).mkdir()
+    (store.row_folder(row.config) / "arrays.npz").write_bytes(content)
+    assert store.read([row.config]).rows == []
+    with pytest.raises(StoreError, match="missing or damaged; ask for that row again"):
+        store.read([config for config in CONFIGS if config != row.config])
+
+
+def test_no_path_in_the_file_is_followed(tmp_path: Path) -> None:
+    """A row's folder follows from its config; its `log` is shown and no more."""
+    results = read_json(ROOT / "results" / "cpu" / "results.json", Results)
+    store = Store(tmp_path)
+    for row in results.rows:
+        assert store.row_folder(row.config).parent == tmp_path / "rows"
+    failed = json.loads(json.dumps(PUBLISHED))
+    failed["rows"] = [{**failed["rows"][0], "status": str(Status.CRASHED), "log": "/etc/passwd", "training": None}]
+    store.path.write_text(json.dumps(failed))
+    assert "root:" not in tables(store.read(CONFIGS), "simple")
+
+
+def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "rows" / "one").mkdir()
+    for scratch in (tmp_path / ".results.json.123", tmp_path / "rows" / "one" / ".arrays.npz.123"):
+        scratch.write_text("half")
+    with store.locked():
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "one", "rows"]
+
+
+def test_weights_of_another_model_are_not_taken(tmp_path: Path) -> None:
+    """Even where a config from elsewhere asks for a size that no memory holds: nothing of that size is made."""
+    results = read_json(ROOT / "results" / "cpu" / "results.json", Results)
+    huge = json.loads(json.dumps(PUBLISHED))
+    huge["rows"] = [row for row in huge["rows"] if row["status"] == "ok"][:1]
+    huge["rows"][0]["config"]["model"]["filters"] = 2**40
+    store = Store(tmp_path)
+    store.path.write_text(json.dumps(huge))
+    weights = {"dense/kernel": np.ones((1, 1))}
+    folder = store.row_folder(results.rows[0].config)
+    folder.mkdir()
+    write_arrays(folder / "arrays.npz", Arrays(weights, weights))
+    with pytest.raises(StoreError, match="holds another experiment, with filters 1099511627776 and not 128"):
+        store.read(CONFIGS)
