@@ -237,9 +237,24 @@ def _named_checks(row: RowResult) -> list[Check]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a dataclass as JSON, whole or not at all."""
+    write_text(path, to_json(value) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(_strict(asdict(value)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+def to_json(value: Any) -> str:
+    """A dataclass as strict JSON: what is not finite is null."""
+    return json.dumps(_strict(asdict(value)), indent=1, allow_nan=False)
+
+
+def results_json(results: Results, rows: Sequence[str]) -> str:
+    """The results as JSON, from their rows' own: a run writes all of them after each, and turns each into JSON once."""
+    return to_json(replace(results, rows=[])).replace('"rows": []', f'"rows": [\n{",".join(rows)}\n ]', 1)
 
 
 def read_json(path: Path, kind: type[T]) -> T:

@@ -17,7 +17,18 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.launch import arrays_file
-from common.results import Arrays, Results, RowResult, read_arrays, read_json, require_consistent, write_json
+from common.results import (
+    Arrays,
+    Results,
+    RowResult,
+    read_arrays,
+    read_json,
+    require_consistent,
+    results_json,
+    to_json,
+    write_text,
+)
+from common.text import printable
 from common.weights import weight_shapes
 
 
@@ -32,6 +43,7 @@ class Store:
         self.folder = folder
         self.path = folder / "results.json"
         self.is_whole = True  # whether all that was to be saved is on disk
+        self._rows: dict[str, tuple[RowResult, str]] = {}  # as they were saved last, and their JSON
         try:
             (folder / "rows").mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe.{os.getpid()}"
@@ -75,7 +87,7 @@ class Store:
     def save(self, results: Results) -> None:
         """Write results.json; a full disk is said once, and the run goes on."""
         try:
-            write_json(self.path, results)
+            write_text(self.path, results_json(results, [self._json_of(row) for row in results.rows]) + "\n")
         except OSError as error:
             if self.is_whole:
                 print(f"{self.path} can't be written: {error.strerror}; the tables will be printed", file=sys.stderr)
@@ -93,7 +105,7 @@ class Store:
             for row in results.rows:
                 require_consistent(row)
         except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path} can't be read ({error}); give another --output") from error
+            raise StoreError(f"{self.path} can't be read ({printable(str(error))}); give another --output") from error
         self._refuse_another_experiment(results.rows, configs[0])
         asked = {config.row_id for config in configs}
         damaged = [row for row in results.rows if row.training and not self._has_arrays(row)]
@@ -104,6 +116,12 @@ class Store:
                     "ask for that row again, or give another --output"
                 )
         return replace(results, rows=[row for row in results.rows if row not in damaged])
+
+    def _json_of(self, row: RowResult) -> str:
+        saved = self._rows.get(row.config.row_id)
+        if saved is None or saved[0] is not row:
+            saved = self._rows[row.config.row_id] = row, to_json(row)
+        return saved[1]
 
     def _has_arrays(self, row: RowResult) -> bool:
         try:

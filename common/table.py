@@ -15,6 +15,7 @@ from common.config import Precision
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
 from common.results import ParityEntry, RowResult, Status
 from common.statistics import LEAST_EPOCHS, instability, speed_up_interval
+from common.text import printable
 
 NOTHING = "-"
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
@@ -119,12 +120,15 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
     lines = _group(rows)
     said = [
         *(
-            f"{names}: {_shown(detail)}"
+            f"{names}: {printable(detail)}"
             for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])
         ),
         *(f"UNSTABLE: {names}: {reason}" for reason, names in _named(lines, lambda line: [_unstable(line)])),
         *(f"no steady step: {names}: {reason}" for reason, names in _named(lines, _untimed)),
-        *(f"clocks held down at some time by {_shown(cause)}: {names}" for cause, names in _named(lines, _slowed_by)),
+        *(
+            f"clocks held down at some time by {printable(cause)}: {names}"
+            for cause, names in _named(lines, _slowed_by)
+        ),
         *(f"NOISY: {names}: up to {others}" for others, names in _named(lines, _others)),
     ]
     if any(row.gpu and row.gpu.process_peak_bytes and row.gpu.memory_source != "process" for row in rows):
@@ -177,7 +181,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
         for rule in (LOSS_CURVE, PAIR_LOSS):
             found = {check.where.partition(": ")[2] for check in entry.checks if check.name == rule.name}
             for extent in sorted(found):
-                labels.setdefault(f"{rule.name} over {_shown(extent)}", {})[_label(entry)] = None
+                labels.setdefault(f"{rule.name} over {printable(extent)}", {})[_label(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
             reason = "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
@@ -187,7 +191,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
 def failures(entries: Sequence[ParityEntry]) -> list[str]:
     """Every check that failed, worst first: its name, tensor and difference / bound."""
     return [
-        f"{_label(entry)}: {_shown(check.name)} failed, {_shown(check.where)}: "
+        f"{_label(entry)}: {printable(check.name)} failed, {printable(check.where)}: "
         f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
         for entry in entries
         for check in worst_first(entry.checks)
@@ -228,7 +232,10 @@ def log_tails(rows: Sequence[RowResult]) -> list[str]:
     """Of each row that failed with something in its log: where that lies, and its last lines."""
     return [
         "\n".join(
-            [f"{row.config.row_id}: {row.status}; the end of {_shown(row.log or '')}:", *map(_indented, row.log_tail)]
+            [
+                f"{row.config.row_id}: {row.status}; the end of {printable(row.log or '')}:",
+                *map(_indented, row.log_tail),
+            ]
         )
         for row in rows
         if row.log_tail
@@ -236,26 +243,21 @@ def log_tails(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _indented(line: str) -> str:
-    return f"    {_shown(line)}"
-
-
-def _shown(text: str) -> str:
-    """The text with what a terminal would act upon, or no encoding holds, written out: it may come from elsewhere."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return f"    {printable(line)}"
 
 
 def _tabulate(table: Sequence[Sequence[str]], headers: Sequence[str], tablefmt: str, **layout: Any) -> str:
     """A table of cells that stay cells whatever is in them."""
 
     def cell(text: str) -> str:
-        return _shown(text).replace("|", "\\|") if tablefmt in ("github", "pipe") else _shown(text)
+        return printable(text).replace("|", "\\|") if tablefmt in ("github", "pipe") else printable(text)
 
     rows = [[cell(text) for text in row] for row in table]
     return draw(rows, [cell(text) for text in headers], tablefmt=tablefmt, disable_numparse=True, **layout)
 
 
 def _label(entry: ParityEntry) -> str:
-    return f"{_shown(entry.precision)}{' compiled' if entry.compile else ''}"
+    return f"{printable(entry.precision)}{' compiled' if entry.compile else ''}"
 
 
 def _group(rows: Sequence[RowResult]) -> list[Line]:
@@ -311,7 +313,7 @@ def _unstable(line: Line) -> str:
     """What is unsteady about its times, and what the driver knows about the cause."""
     reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch)
     if reason and (causes := _slowed_by(line)):
-        reason += f"; its clocks were held down by {_shown(' and '.join(causes))}"
+        reason += f"; its clocks were held down by {printable(' and '.join(causes))}"
     return reason
 
 
@@ -385,8 +387,8 @@ def _agreement(what: str, hashes: dict[str, str]) -> str:
         everywhere = (
             f"in all {len(hashes)} rows that ran, bit for bit" if len(hashes) > 1 else "in the one row that ran"
         )
-        return f"{what}: sha256 {_shown(min(distinct)[:16])}... {everywhere}"
-    differing = ", ".join(f"{row_id} {_shown(digest[:16])}" for row_id, digest in hashes.items())
+        return f"{what}: sha256 {printable(min(distinct)[:16])}... {everywhere}"
+    differing = ", ".join(f"{row_id} {printable(digest[:16])}" for row_id, digest in hashes.items())
     return f"{what}: NOT EQUAL: {differing}" if distinct else f"{what}: no row ran"
 
 

@@ -23,6 +23,8 @@ from common.results import (
     make_row,
     read_arrays,
     read_json,
+    results_json,
+    to_json,
     write_arrays,
     write_json,
 )
@@ -46,6 +48,13 @@ def test_there_and_back(tmp_path: Path) -> None:
     results = Results(["run_parity.py"], {"cpu": "x"}, [ROW])
     write_json(tmp_path / "results.json", results)
     assert read_json(tmp_path / "results.json", Results) == results
+
+
+def test_results_from_their_rows_json_are_the_same_file() -> None:
+    """Whatever stands in the command."""
+    for rows in ([], [ROW], [ROW, ROW]):
+        results = Results(['run_parity.py "rows": []'], {"rows": "[]"}, rows)
+        assert json.loads(results_json(results, [to_json(row) for row in rows])) == json.loads(to_json(results))
 
 
 def test_fixed_names(tmp_path: Path) -> None:
