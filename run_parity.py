@@ -67,32 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Namespace, configs: Sequence[RunConfig], command: list[str], earlier: Results, store: Store) -> int:
     """Run the rows that `earlier` does not have, compare them, print the tables; returns the exit code."""
-    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
-    settings = {
-        name: describe_setting(name, pythons[name], configs[0].execution.device) for name in arguments.frameworks
-    }
-    keys = {config: row_key(config, settings[config.framework]) for config in configs}
-    rows = {row.config.row_id: row for row in earlier.rows}  # an earlier row stays until it has run again
-    finished = {row.config: row for row in earlier.rows if row.status is Status.OK and row.key == keys.get(row.config)}
     results = Results(
         command=command,
         earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
         environment=describe_parent(),
+        rows=in_order(earlier.rows),
     )
-
     with Interrupts() as interrupts:
-        with reporting(configs, arguments.quiet) as reporter:
-            for config in configs:
-                if interrupts.number:
-                    break
-                reporter.start_row(config)
-                if not (row := finished.get(config)):
-                    python, folder = pythons[config.framework], store.row_folder(config)
-                    row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
-                rows[config.row_id] = replace(row, key=keys[config])
-                results = replace(results, rows=in_order(rows.values()), parity=judge(in_order(rows.values())))
-                store.save(results)
-                reporter.end_row(row)
+        results = run_rows(arguments, configs, results, store, interrupts)
         if not interrupts.number:
             if not arguments.quiet:
                 print("holding the runs to float64 and to each other", file=sys.stderr)
@@ -102,10 +84,35 @@ def run(arguments: Namespace, configs: Sequence[RunConfig], command: list[str], 
         is_printed = print_tables(results, arguments.format)
         if not arguments.quiet:
             print(f"results: {store.path}", file=sys.stderr)
-        if interrupts.number:
-            return 128 + interrupts.number
-        code = exit_code(results, arguments.allow_missing)
-        return code if is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
+    if interrupts.number:
+        return 128 + interrupts.number
+    code = exit_code(results, arguments.allow_missing)
+    return code if is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
+
+
+def run_rows(
+    arguments: Namespace, configs: Sequence[RunConfig], results: Results, store: Store, interrupts: Interrupts
+) -> Results:
+    """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
+    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
+    device = configs[0].execution.device
+    settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
+    rows = {row.config.row_id: row for row in results.rows}
+    with reporting(configs, arguments.quiet) as reporter:
+        for config in configs:
+            if interrupts.number:
+                break
+            reporter.start_row(config)
+            row, key = rows.get(config.row_id), row_key(config, settings[config.framework])
+            if row is None or row.status is not Status.OK or (row.config, row.key) != (config, key):
+                python, folder = pythons[config.framework], store.row_folder(config)
+                row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
+                rows[config.row_id] = row = replace(row, key=key)
+            ordered = in_order(rows.values())
+            results = replace(results, rows=ordered, parity=judge(ordered))
+            store.save(results)
+            reporter.end_row(row)
+    return results
 
 
 def make_parser() -> Parser:

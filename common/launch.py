@@ -37,6 +37,10 @@ LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+# What the last lines of the log are kept of.
+_FAILED = (Status.CRASHED, Status.KILLED, Status.NO_RESULT, Status.IMPORT_ERROR, Status.OOM, Status.TIMEOUT)
+
+
 def launch_row(
     config: RunConfig,
     python: str,
@@ -50,47 +54,43 @@ def launch_row(
     Always returns a row: what goes wrong becomes its status. The first signal that `interrupts` receives ends the
     worker.
     """
-    config_file, result_file, log_file = folder / "config.json", folder / "result.json", folder / "log.txt"
-    interrupts, run_id = interrupts or Interrupts(), secrets.token_hex(8)
-    expired = threading.Event()
+    interrupts, expired, run_id = interrupts or Interrupts(), threading.Event(), secrets.token_hex(8)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in (result_file, arrays_file(folder)):
-            stale.unlink(missing_ok=True)
-        write_json(config_file, config)
-        log = CappedLog(log_file)
+        log = _prepare(folder, config)
     except OSError as error:
         return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error.strerror}; give another --output")
-    command = [python, "-m", MODULES[config.framework]]
-    command += ["--config", str(config_file), "--result", str(result_file), "--run-id", run_id]
-    with closing(log):
+    files = ["--config", str(folder / "config.json"), "--result", str(folder / "result.json"), "--run-id", run_id]
+    with closing(log), ExitStack() as running:
         try:
-            worker = _Worker(command)
+            worker = _Worker([python, "-m", MODULES[config.framework], *files])
         except OSError as error:
             return make_row(config, Status.CRASHED, f"{python} can't be started: {error.strerror}")
-        with ExitStack() as stack:
-            gpu = stack.enter_context(_gpu(config, worker.pid))
-            stack.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
-            stack.enter_context(_deadline(timeout_s, expired, worker.end))
-            stack.enter_context(interrupts.calling(worker.end, worker.kill))
-            exit_code = worker.wait()
+        gpu = running.enter_context(_gpu(config, worker.pid))
+        running.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
+        running.enter_context(_deadline(timeout_s, expired, worker.end))
+        running.enter_context(interrupts.calling(worker.end, worker.kill))
+        exit_code = worker.wait()
     row = _result(config, exit_code, run_id, folder)
-    if row.status is Status.NO_RESULT or exit_code != 0:
-        if interrupts.number:
-            row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
-        elif expired.is_set():
-            row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
-    row = replace(_with_gpu_use(row, gpu), log=str(log_file.relative_to(folder.parent.parent)))
-    if row.status in (Status.CRASHED, Status.KILLED, Status.NO_RESULT, Status.IMPORT_ERROR, Status.OOM, Status.TIMEOUT):
-        row = replace(row, log_tail=last_lines(log_file, LOG_TAIL_LINES))
-    if row.status is Status.CRASHED and row.log_tail:  # where an exception says what it is
-        row = replace(row, detail=f"{row.detail}; {row.log_tail[-1]}")
-    return row
+    was_ended = exit_code != 0 or row.status is Status.NO_RESULT  # what it finished all the same is worth having
+    if was_ended and interrupts.number:
+        row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
+    elif was_ended and expired.is_set():
+        row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
+    return _with_log(_with_gpu_use(row, gpu), folder)
 
 
 def arrays_file(folder: Path) -> Path:
     """Where the worker of a row puts its arrays."""
     return folder / "arrays.npz"
+
+
+def _prepare(folder: Path, config: RunConfig) -> CappedLog:
+    """Make the row's folder, without anything of an earlier run; OSError where that can't be done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "result.json", arrays_file(folder)):
+        stale.unlink(missing_ok=True)
+    write_json(folder / "config.json", config)
+    return CappedLog(folder / "log.txt")
 
 
 class _Worker:
@@ -211,6 +211,17 @@ def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
         return row
     use = gpu.use()
     return replace(row, gpu=use, memory=replace(row.memory, device_process_peak_bytes=use.process_peak_bytes))
+
+
+def _with_log(row: RowResult, folder: Path) -> RowResult:
+    """Where the log lies and, of a row that failed, how it ends: there an exception says what it is."""
+    log = folder / "log.txt"
+    row = replace(row, log=str(log.relative_to(folder.parent.parent)))
+    if row.status not in _FAILED:
+        return row
+    lines = last_lines(log, LOG_TAIL_LINES)
+    reason = [lines[-1]] if lines and row.status is Status.CRASHED else []
+    return replace(row, detail="; ".join([row.detail, *reason]), log_tail=lines)
 
 
 def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> RowResult:

@@ -100,7 +100,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-# 1
+# Out of memory
 
 
 def allocate_too_much(framework: str) -> None:
@@ -165,7 +165,7 @@ def test_out_of_memory_on_a_gpu(tmp_path: Path, framework: str) -> None:
     assert "by the memory model --batch-size" in row.detail
 
 
-# 2 and 3
+# Ends that come suddenly
 
 
 def test_a_worker_that_is_killed_is_noticed_at_once(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_crash_in_native_code_leaves_its_last_lines(tmp_path: Path, death: str
     assert "    line 10\n" in report
 
 
-# 4 and 5
+# Ends that don't come
 
 
 @pytest.mark.parametrize("deaf", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN); "], ids=["hears", "ignores"])
@@ -214,7 +214,7 @@ def test_what_a_worker_started_ends_with_it(tmp_path: Path, end: str) -> None:
     wait_until(lambda: not is_alive(int(pid_file.read_text())), 1)
 
 
-# 6 and 7
+# Results that are none
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_result_of_another_run_or_config_is_not_taken(tmp_path: Path, other: R
     assert (row.status, row.detail) == (Status.NO_RESULT, "the result is of another config or another run")
 
 
-# 8 to 10
+# Losses and gradients beyond a dtype's range
 
 
 def test_a_loss_that_is_not_finite(impl: SimpleNamespace, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_an_overflow_that_recovers_is_counted_in_both_frameworks(impl: SimpleNam
     assert row.training.loss_scale == [2.0**19, 2.0**18, 2.0**18]
 
 
-# 11 and 12
+# Frameworks that are missing or broken
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_framework_that_is_broken_is_an_import_error(tmp_path: Path) -> None:
     assert f"rows/{FLOAT32}/log.txt" in process.stdout
 
 
-# 13 to 15
+# Devices that can't, and labels that are untrue
 
 
 @needs_torch
@@ -374,7 +374,7 @@ def test_a_row_that_computes_in_another_precision(impl: SimpleNamespace, monkeyp
     assert (row.status, row.detail) == (Status.LABEL_UNTRUE, "computed in bfloat16 instead of float32")
 
 
-# 16
+# Disks that are full or forbidden
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "/dev/full/below", "/proc/below", ""], ids=repr)
@@ -418,7 +418,7 @@ def test_tables_that_cannot_be_printed(tmp_path: Path) -> None:
     assert statuses(tmp_path / "run") == ["ok"]
 
 
-# 17 to 19
+# Signals, and the death of the parent
 
 SLOW_THIRD = """
 if config.precision == "mixed_float16":
@@ -485,7 +485,7 @@ def test_a_worker_ends_when_its_parent_is_killed_and_the_run_goes_on_where_it_wa
     assert [name.split("-")[1] for name in started(tmp_path)] == FOUR[3:]
 
 
-# 20 and 21
+# Runs that go on, and runs that meet
 
 
 def test_resume_runs_what_failed_or_is_of_another_setting(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_second_run_is_kept_out_of_the_folder(tmp_path: Path) -> None:
     assert third.returncode == 0  # the lock went with the process
 
 
-# 22 and 23
+# What the driver knows, or doesn't
 
 ON_GPU = replace(
     make_row(replace(CONFIG, execution=ExecutionConfig("gpu")), Status.OK),
@@ -573,7 +573,7 @@ def test_nvml_that_raises_costs_its_readings_alone() -> None:
     assert watch.use() == GpuUse("growth of the device", None, None, [], 0)
 
 
-# 24 to 26
+# Clocks, and times that scatter
 
 
 @pytest.mark.parametrize("readings", [[5.0] * 9, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]], ids=["stands still", "goes back"])
@@ -613,7 +613,7 @@ def test_an_outlier_moves_no_median_and_is_named() -> None:
     assert any(note.startswith("UNSTABLE: torch float32: epochs scatter") for note in notes([row]))
 
 
-# 27 to 29
+# Floods, odd letters, wrong options
 
 
 def test_fifty_megabytes_of_output_block_nothing_and_are_capped(tmp_path: Path) -> None:
@@ -650,7 +650,7 @@ def test_a_wrong_config_is_refused_before_any_worker_starts(tmp_path: Path, opti
     assert process.stderr.count("\n") == 1
 
 
-# 30 to 32
+# Mistakes that have to be seen
 
 
 def test_weights_that_are_copied_wrongly_fail_the_proof(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
