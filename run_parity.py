@@ -36,6 +36,7 @@ from common.results import (
 from common.setting import describe_setting, row_key
 from common.store import Store, StoreError
 from common.table import extents, failures, log_tails, manifest_table, notes, parity_table, speed_table
+from common.text import say
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
@@ -77,13 +78,13 @@ def run(arguments: Namespace, configs: Sequence[RunConfig], command: list[str], 
         results = run_rows(arguments, configs, results, store, interrupts)
         if not interrupts.number:
             if not arguments.quiet:
-                print("holding the runs to float64 and to each other", file=sys.stderr)
+                say("holding the runs to float64 and to each other")
             with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
                 results = compare_runs(results, store.arrays_of)
             store.save(results)
         is_printed = print_tables(results, arguments.format)
         if not arguments.quiet:
-            print(f"results: {store.path}", file=sys.stderr)
+            say(f"results: {store.path}")
     if interrupts.number:
         return 128 + interrupts.number
     code = exit_code(results, arguments.allow_missing)
@@ -224,7 +225,7 @@ def print_tables(results: Results, tablefmt: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"the tables can't be printed: {error.strerror}", file=sys.stderr)
+        say(f"the tables can't be printed: {error.strerror}")
         return False
     return True
 

@@ -3,7 +3,6 @@
 Everything goes to stderr; stdout is for the tables alone.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TimeElapsedColumn, TimeRe
 
 from common.config import RunConfig
 from common.results import RowResult
+from common.text import say
 
 
 class Reporter(Protocol):
@@ -50,11 +50,9 @@ class Lines:
         self._done += 1
         now_s = time.monotonic()
         left_s = (now_s - self._start_s) / self._done * (self._rows - self._done)
-        print(
+        say(
             f"[{self._done}/{self._rows}] {row.config.row_id}: {row.status}, "
-            f"{now_s - self._row_start_s:.1f} s, about {left_s:.0f} s left",
-            file=sys.stderr,
-            flush=True,
+            f"{now_s - self._row_start_s:.1f} s, about {left_s:.0f} s left"
         )
 
 

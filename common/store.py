@@ -9,11 +9,11 @@ What lies there may come from elsewhere: it is read with limits, by its schema, 
 import errno
 import fcntl
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TextIO
 
 from common.config import RunConfig
 from common.launch import arrays_file
@@ -28,7 +28,7 @@ from common.results import (
     to_json,
     write_text,
 )
-from common.text import printable
+from common.text import printable, say
 from common.weights import weight_shapes
 
 
@@ -60,7 +60,7 @@ class Store:
 
         The system gives the lock back when this process ends, however it ends.
         """
-        with (self.folder / ".lock").open("a+") as file:
+        with self._open_lock() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -77,6 +77,12 @@ class Store:
             self._sweep()
             yield
 
+    def _open_lock(self) -> TextIO:
+        try:
+            return (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise StoreError(f"{self.folder / '.lock'} can't be opened ({error.strerror}); remove it") from error
+
     def row_folder(self, config: RunConfig) -> Path:
         return self.folder / "rows" / config.row_id
 
@@ -90,7 +96,7 @@ class Store:
             write_text(self.path, results_json(results, [self._json_of(row) for row in results.rows]) + "\n")
         except OSError as error:
             if self.is_whole:
-                print(f"{self.path} can't be written: {error.strerror}; the tables will be printed", file=sys.stderr)
+                say(f"{self.path} can't be written: {error.strerror}; the tables will be printed")
             self.is_whole = False
 
     def read(self, configs: Sequence[RunConfig]) -> Results:
@@ -100,6 +106,8 @@ class Store:
         """
         if not self.path.exists():
             return Results([], {})
+        if not self.path.is_file():  # a pipe would be waited for
+            raise StoreError(f"{self.path} is no file; give another --output")
         try:
             results = read_json(self.path, Results)
             for row in results.rows:

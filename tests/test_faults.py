@@ -7,6 +7,7 @@ process stays behind. Stand-ins take a framework's place where the fault is not 
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -405,6 +406,28 @@ def test_a_disk_that_fills_during_the_run_costs_the_file_and_not_the_table(tmp_p
     assert process.stderr.count("results.json can't be written: File too large") == 1
     assert "lines of up to 4 processes" in process.stdout
     assert 1 <= len(statuses(tmp_path / "run")) < 4  # the last whole one is kept
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2> >(true)", "2>&-"], ids=["full", "closed pipe", "closed"])
+def test_progress_that_cannot_be_printed_costs_no_row(tmp_path: Path, stderr: str) -> None:
+    command = [*TORCH, "--precisions", "float64", "float32", "--output", str(tmp_path / "run")]
+    command += ["--torch-python", fake_worker(tmp_path)]
+    line = f"exec '{sys.executable}' run_parity.py {shlex.join(command)} {stderr}"
+    process = subprocess.run(["bash", "-c", line], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60)
+    assert (process.returncode, statuses(tmp_path / "run")) == (0, ["ok", "ok"])
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("results.json", os.mkfifo), ("results.json", os.mkdir), (".lock", os.mkdir)]
+)
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe would be waited for without end."""
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / name)
+    process = run_parity(*TORCH, "--output", tmp_path / "run", "--resume", timeout=20)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"run_parity.py: argument --resume: {tmp_path / 'run' / name} ")
+    assert process.stderr.count("\n") == 1
 
 
 def test_tables_that_cannot_be_printed(tmp_path: Path) -> None:
