@@ -24,7 +24,7 @@ from common.hardware import cpu_name
 from common.interrupts import Interrupts
 from common.launch import launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
-from common.options import Parser, add_experiment_options, make_config, positive_float, positive_int, resolve_preset
+from common.options import Parser, add_experiment_options, make_config, positive_float, repeats_int, resolve_preset
 from common.progress import reporting
 from common.results import (
     Results,
@@ -36,7 +36,7 @@ from common.results import (
 from common.setting import describe_setting, row_key
 from common.store import Store, StoreError
 from common.table import extents, failures, log_tails, manifest_table, notes, parity_table, speed_table
-from common.text import say
+from common.text import forgive_letters, in_one_line, printable, say
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
@@ -52,43 +52,51 @@ EXIT_CODES = """exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run every row, print the tables; returns the exit code."""
+    forgive_letters()
     parser = make_parser()
     arguments = parser.parse_args(argv)
     configs = plan(parser, arguments)
     command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
-    try:
-        store = Store(arguments.output or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ"))
-        with store.locked():
-            if store.path.exists() and not arguments.resume:
-                raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
-            return run(arguments, configs, command, store.read(configs), store)
-    except StoreError as reason:
-        parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
+    with Interrupts() as interrupts:
+        try:
+            store = Store(arguments.output or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ"))
+            with store.locked():
+                if os.path.lexists(store.path) and not arguments.resume:
+                    raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
+                code = run(arguments, configs, command, store, interrupts)
+        except StoreError as reason:
+            parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
+    return 128 + interrupts.number if interrupts.number else code
 
 
-def run(arguments: Namespace, configs: Sequence[RunConfig], command: list[str], earlier: Results, store: Store) -> int:
-    """Run the rows that `earlier` does not have, compare them, print the tables; returns the exit code."""
+def run(
+    arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
+) -> int:
+    """Run the rows that the store does not have, compare them, print the tables; returns the exit code."""
+    earlier = store.read(configs)
     results = Results(
         command=command,
         earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
         environment=describe_parent(),
         rows=in_order(earlier.rows),
     )
-    with Interrupts() as interrupts:
-        results = run_rows(arguments, configs, results, store, interrupts)
-        if not interrupts.number:
-            if not arguments.quiet:
-                say("holding the runs to float64 and to each other")
+    results = run_rows(arguments, configs, results, store, interrupts)
+    is_compared = True
+    if not interrupts.number:
+        if not arguments.quiet:
+            say("holding the runs to float64 and to each other")
+        try:
             with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
                 results = compare_runs(results, store.arrays_of)
-            store.save(results)
-        is_printed = print_tables(results, arguments.format)
-        if not arguments.quiet:
-            say(f"results: {store.path}")
-    if interrupts.number:
-        return 128 + interrupts.number
+        except (StoreError, MemoryError) as error:
+            say(f"the runs could not be compared: {in_one_line(error) or 'out of memory'}")
+            is_compared = False
+        store.save(results)
+    is_printed = print_tables(results, arguments.format)
+    if not arguments.quiet:
+        say(f"results: {printable(str(store.path))}")
     code = exit_code(results, arguments.allow_missing)
-    return code if is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
+    return code if is_compared and is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
 
 
 def run_rows(
@@ -96,19 +104,25 @@ def run_rows(
 ) -> Results:
     """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
-    device = configs[0].execution.device
-    settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
+    device, settings = configs[0].execution.device, {}
+    with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
+        settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
     rows = {row.config.row_id: row for row in results.rows}
+    is_kept = False
     with reporting(configs, arguments.quiet) as reporter:
         for config in configs:
             if interrupts.number:
                 break
             reporter.start_row(config)
-            row, key = rows.get(config.row_id), row_key(config, settings[config.framework])
+            row, setting = rows.get(config.row_id), settings[config.framework]
+            key = row_key(config, setting)
             if row is None or row.status is not Status.OK or (row.config, row.key) != (config, key):
+                if row and row.status is Status.OK and not is_kept:
+                    store.keep()
+                    is_kept = True
                 python, folder = pythons[config.framework], store.row_folder(config)
                 row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
-                rows[config.row_id] = row = replace(row, key=key)
+                rows[config.row_id] = row = replace(row, setting=setting, key=key)
             ordered = in_order(rows.values())
             results = replace(results, rows=ordered, parity=judge(ordered))
             store.save(results)
@@ -136,7 +150,7 @@ def make_parser() -> Parser:
         default="custom",
         help="TensorFlow: our own loop, Model.fit as in the article, or both (default: custom)",
     )
-    rows.add_argument("--repeats", type=positive_int, default=1, metavar="N", help="run each row in N fresh processes")
+    rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
     add_experiment_options(parser)
     run = parser.add_argument_group("the run")
     run.add_argument("--output", type=folder, metavar="DIR", help="default: runs/ and the time")
@@ -164,11 +178,11 @@ def folder(text: str) -> Path:
 
 
 def interpreter(text: str) -> str:
-    """The path of a program that can be run; ArgumentTypeError otherwise."""
+    """The absolute path of a program that can be run; ArgumentTypeError otherwise."""
     found = shutil.which(text)
     if found is None:
         raise ArgumentTypeError(f"{text!r} can't be run; give the path of a Python interpreter")
-    return found
+    return os.path.abspath(found)  # a worker's folder is another; a link stays one, for a venv is known by it
 
 
 def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:

@@ -1,7 +1,8 @@
 """What Ctrl-C and a scheduler's SIGTERM do to a run: the first ends it in order, the second at once.
 
 Nothing is raised for the first, wherever it comes, so that no file and no row is left half done: whoever works says
-what is to be called, and looks at `number` between two pieces of work.
+what is to be called, and looks at `number` between two pieces of work. What the second raises ends the worker's group
+on its way out; any more change nothing about that.
 """
 
 import signal
@@ -19,7 +20,6 @@ class Interrupts:
     def __init__(self) -> None:
         self.number = 0
         self._first: Callable[[], None] = _nothing
-        self._second: Callable[[], None] = _nothing
         self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -33,19 +33,21 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextmanager
-    def calling(self, first: Callable[[], None], second: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """While the block runs, call `first` at the first signal, or now if it has come, and `second` at another."""
-        self._first, self._second = first, second
+    def calling(self, first: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, call `first` at the first signal, or now if it has come."""
+        self._first = first
         try:
             if self.number:
                 first()
             yield
         finally:
-            self._first, self._second = _nothing, _nothing
+            self._first = _nothing
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            self._second()
+            for further in SIGNALS:
+                signal.signal(further, signal.SIG_IGN)
+            self._earlier = {}
             raise SystemExit(128 + self.number)
         self.number = number
         self._first()

@@ -18,15 +18,18 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from common.config import RunConfig
+from common.files import require_folder
 from common.interrupts import Interrupts
 from common.log import CappedLog, last_lines
 from common.nvml import GpuWatch, watch_gpu
 from common.recorder import OnEvent
-from common.results import RowResult, Status, make_row, read_arrays, read_json, write_json
+from common.results import RowResult, Status, make_row, read_arrays, read_json, require_consistent, write_json
 from common.setting import MODULES
+from common.text import in_one_line
 from common.weights import weight_shapes
 
 GRACE_S = 5.0  # between asking a worker to end and ending it
@@ -57,19 +60,20 @@ def launch_row(
     interrupts, expired, run_id = interrupts or Interrupts(), threading.Event(), secrets.token_hex(8)
     try:
         log = _prepare(folder, config)
-    except OSError as error:
-        return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error.strerror}; give another --output")
-    files = ["--config", str(folder / "config.json"), "--result", str(folder / "result.json"), "--run-id", run_id]
-    with closing(log), ExitStack() as running:
+    except (OSError, ValueError) as error:
+        return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error}; give another --output")
+    files = ["--config", _absolute(folder, "config.json"), "--result", _absolute(folder, "result.json")]
+    command = [python, "-m", MODULES[config.framework], *files, "--run-id", run_id]
+    with closing(log):
         try:
-            worker = _Worker([python, "-m", MODULES[config.framework], *files])
-        except OSError as error:
-            return make_row(config, Status.CRASHED, f"{python} can't be started: {error.strerror}")
-        gpu = running.enter_context(_gpu(config, worker.pid))
-        running.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
-        running.enter_context(_deadline(timeout_s, expired, worker.end))
-        running.enter_context(interrupts.calling(worker.end, worker.kill))
-        exit_code = worker.wait()
+            with _Worker(command) as worker, ExitStack() as running:
+                gpu = running.enter_context(_gpu(config, worker.pid))
+                running.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
+                running.enter_context(_deadline(timeout_s, expired, worker.end))
+                running.enter_context(interrupts.calling(worker.end))
+                exit_code = worker.wait()
+        except (OSError, RuntimeError) as error:  # a process or a thread too many
+            return make_row(config, Status.CRASHED, f"{python} can't be started: {error}")
     row = _result(config, exit_code, run_id, folder)
     was_ended = exit_code != 0 or row.status is Status.NO_RESULT  # what it finished all the same is worth having
     if was_ended and interrupts.number:
@@ -84,9 +88,15 @@ def arrays_file(folder: Path) -> Path:
     return folder / "arrays.npz"
 
 
+def _absolute(folder: Path, name: str) -> str:
+    """Also as a worker sees it, whose working directory is another."""
+    return str(folder.absolute() / name)
+
+
 def _prepare(folder: Path, config: RunConfig) -> CappedLog:
-    """Make the row's folder, without anything of an earlier run; OSError where that can't be done."""
+    """Make the row's folder, without anything of an earlier run; OSError or ValueError where that can't be done."""
     folder.mkdir(parents=True, exist_ok=True)
+    require_folder(folder)
     for stale in (folder / "result.json", arrays_file(folder)):
         stale.unlink(missing_ok=True)
     write_json(folder / "config.json", config)
@@ -96,34 +106,41 @@ def _prepare(folder: Path, config: RunConfig) -> CappedLog:
 class _Worker:
     """A worker in a session of its own, so that no Ctrl-C reaches it directly and its whole group can be ended.
 
-    Its stdin is a pipe that nothing is written to: that it closes tells the worker that we are gone.
+    Its stdin is a pipe that nothing is written to: that it closes tells the worker that we are gone. It works in our
+    own folder, since Python would import what has a module's name in the user's.
     """
 
     def __init__(self, command: list[str]) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+        paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths])}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, cwd=_ROOT, start_new_session=True
         )
         self._ended = threading.Event()
         self.pid = self._process.pid
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._kill()
 
     def wait(self) -> int:
         """Return the exit code once the worker has ended; what it started and left behind is ended with it."""
         try:
             return self._process.wait()
         finally:
-            self.kill()
-            self._ended.set()
-            self._process.wait()
+            self._kill()
 
     def end(self) -> None:
         """Ask the group to end, and end it after the grace period; returns at once."""
-        threading.Thread(target=self._end, daemon=True).start()
-
-    def kill(self) -> None:
-        """End the group."""
-        self._signal(signal.SIGKILL)
+        try:
+            threading.Thread(target=self._end, daemon=True).start()
+        except RuntimeError:  # a thread too many
+            self._signal(signal.SIGKILL)
 
     @contextmanager
     def read(self, take_line: Callable[[bytes], Any], take_error: Callable[[bytes], Any]) -> Iterator[None]:
@@ -138,13 +155,14 @@ class _Worker:
             threading.Thread(target=_pass_on, args=pair, daemon=True)
             for pair in ((read_line, take_line), (read_error, take_error))
         ]
-        for reader in readers:
-            reader.start()
         try:
+            for reader in readers:
+                reader.start()
             yield
         finally:
             for reader in readers:
-                reader.join(DRAIN_S)  # what left the group may hold the pipes open for good
+                if reader.ident:  # else it could not be started
+                    reader.join(DRAIN_S)  # what left the group may hold the pipes open for good
             for reader, pipe in zip(readers, (stdout, stderr), strict=True):
                 if not reader.is_alive():
                     pipe.close()
@@ -154,7 +172,13 @@ class _Worker:
     def _end(self) -> None:
         self._signal(signal.SIGTERM)
         if not self._ended.wait(GRACE_S):
-            self.kill()
+            self._signal(signal.SIGKILL)
+
+    def _kill(self) -> None:
+        """End the group, for good: its number may soon be another's."""
+        self._signal(signal.SIGKILL)
+        self._ended.set()
+        self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._ended.is_set():
@@ -234,12 +258,14 @@ def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> Row
         return make_row(config, Status.CRASHED, f"exit code {exit_code}")
     try:
         row = read_json(folder / "result.json", RowResult)
-        if row.training and row.config == config:
+        if row.config != config or row.run_id != run_id:
+            return make_row(config, Status.NO_RESULT, "the result is of another config or another run")
+        require_consistent(row)
+        if row.training:
             read_arrays(arrays_file(folder), weight_shapes(config.model))
     except (OSError, ValueError) as error:
-        return make_row(config, Status.NO_RESULT, f"the process ended well but left no result: {error}")
-    if row.config != config or row.run_id != run_id:
-        return make_row(config, Status.NO_RESULT, "the result is of another config or another run")
+        reason = f"the process ended well but left no result: {in_one_line(error)}"
+        return make_row(config, Status.NO_RESULT, reason)
     return row
 
 

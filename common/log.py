@@ -1,9 +1,12 @@
 """The log of one row: what its process printed, capped, since a library gone wild can print gigabytes."""
 
+import os
 import threading
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+
+from common.files import open_plain
 
 FIRST_BYTES = 2**20
 LAST_BYTES = 2**18
@@ -12,11 +15,12 @@ LAST_BYTES = 2**18
 class CappedLog:
     """Keeps the first MiB as it comes, and of what follows the last 256 KiB, which close() adds. Any thread may write.
 
-    A full disk loses the log and nothing else.
+    A full disk loses the log and nothing else, and what comes after close() is dropped.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        path.unlink(missing_ok=True)
+        self._file = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._lock = threading.Lock()
         self._room = FIRST_BYTES
         self._last: deque[bytes] = deque()
@@ -24,6 +28,8 @@ class CappedLog:
 
     def write(self, data: bytes) -> None:
         with self._lock:
+            if self._file.closed:
+                return
             first, rest = data[: self._room], data[self._room :]
             self._room -= len(first)
             with suppress(OSError):
@@ -49,9 +55,9 @@ class CappedLog:
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log that are not empty, decoded as far as they can be; none where it can't be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LAST_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
+        with open_plain(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+            text = file.read(LAST_BYTES).decode(errors="replace")
+    except (OSError, ValueError):
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]

@@ -5,6 +5,7 @@ Every option is checked here, in one line that names the option, before any proc
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, NoReturn
@@ -21,6 +22,9 @@ from common.config import (
     TrainConfig,
 )
 from common.hardware import available_cores, has_gpu
+from common.text import printable
+
+LARGEST_INT = 2**53  # results hold no larger number
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def add_experiment_options(parser: Parser) -> None:
@@ -113,19 +117,20 @@ def _resolve_device(arguments: argparse.Namespace) -> str:
     return "cpu" if arguments.device == "auto" and not has_gpu() else arguments.device
 
 
-def _number(kind: Callable[[str], float], accepts: Callable[[float], bool], words: str) -> Callable[[str], Any]:
+def _number(kind: Callable[[str], float], smallest: float, largest: float, words: str) -> Callable[[str], Any]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not {words}")
         return value
 
     return parse
 
 
-positive_int = _number(int, lambda value: value >= 1, "a whole number of 1 or more")
-natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
-positive_float = _number(float, lambda value: 0 < value < math.inf, "a number larger than 0")
+positive_int = _number(int, 1, LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
+natural_int = _number(int, 0, LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")
+repeats_int = _number(int, 1, 1000, "a whole number from 1 to 1000")
+positive_float = _number(float, math.ulp(0.0), sys.float_info.max, "a number larger than 0")

@@ -1,13 +1,11 @@
 """What a run leaves behind: typed rows, read from and written to strict JSON.
 
 Names of the fields are the names in the files. Units are in the names; a number that is not finite is written as
-null, since JSON has no NaN. Files are written beside their target and renamed, so a reader never sees half a file.
+null, since JSON has no NaN.
 """
 
 import json
 import math
-import os
-import struct
 import sys
 import types
 import typing
@@ -17,11 +15,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
+from common.files import open_plain, read_plain, written_whole
 from common.limits import Limits
 from common.memory import Memory
 from common.nvml import GpuUse
@@ -32,9 +31,11 @@ from common.weights import Weights
 
 SCHEMA_VERSION = 1
 
-# Of a file from elsewhere: a row of the article has 25 kB, so that a thousand fit ten times over. A whole number beyond
-# 2**53 is no longer exact in other readers of JSON, and 1e400 would be read as infinity.
-LARGEST_JSON_BYTES = 2**28
+# Of a file from elsewhere: a row of the article has 25 kB and 200 objects and lists, so that a thousand fit five times
+# over, and the worst that these limits let through takes 2 GB of memory. A whole number beyond 2**53 is no longer exact
+# in other readers of JSON, and 1e400 would be read as infinity.
+LARGEST_JSON_BYTES = 2**27
+MOST_CONTAINERS = 10**6
 LARGEST_NUMBER: Mapping[type, float] = {int: 2**53, float: sys.float_info.max}
 
 T = TypeVar("T")
@@ -105,8 +106,8 @@ class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
     log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
-    failed. run_id: drawn for each process. key: sha256 of config, versions and device; a resumed run takes over what
-    has the same.
+    failed. run_id: drawn for each process. setting: versions, device and code. key: sha256 of config and setting; a
+    resumed run takes over what has the same.
     """
 
     framework: str
@@ -127,6 +128,7 @@ class RowResult:
     log: str | None = None
     log_tail: list[str] = field(default_factory=list)
     run_id: str | None = None
+    setting: dict[str, str] = field(default_factory=dict)
     key: str | None = None
 
 
@@ -242,9 +244,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def to_json(value: Any) -> str:
@@ -259,10 +260,11 @@ def results_json(results: Results, rows: Sequence[str]) -> str:
 
 def read_json(path: Path, kind: type[T]) -> T:
     """Read a dataclass of this kind; ValueError names the field that does not fit, or the limit that is exceeded."""
-    if path.stat().st_size > LARGEST_JSON_BYTES:
-        raise ValueError(f"it has {path.stat().st_size:,} bytes; {LARGEST_JSON_BYTES:,} are read at most")
+    content = read_plain(path, LARGEST_JSON_BYTES)
+    if (containers := content.count(b"{") + content.count(b"[")) > MOST_CONTAINERS:
+        raise ValueError(f"it has {containers:,} objects and lists; {MOST_CONTAINERS:,} are read at most")
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        loaded = json.loads(content.decode(), parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply to be JSON of ours") from None
     if kind is Results and isinstance(loaded, dict) and loaded.get("schema_version") != SCHEMA_VERSION:
@@ -275,32 +277,50 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays as npz, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
-        named = {
-            f"{group}/{name}": array for group, weights in arrays._asdict().items() for name, array in weights.items()
-        }
+    named = {f"{group}/{name}": array for group, weights in arrays._asdict().items() for name, array in weights.items()}
+    with written_whole(path) as file:
         np.savez(file, **named)
-    os.replace(scratch, path)
 
 
 def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """Read arrays of these shapes back; ValueError or OSError where the file holds something else."""
-    groups: dict[str, Weights] = {group: {} for group in Arrays._fields}
-    try:
-        with zipfile.ZipFile(path) as file:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
-                raise ValueError("it is compressed: a small file could unfold to any size")
-        with np.load(path, allow_pickle=False) as file:
-            for entry in file.files:
-                group, _, name = entry.partition("/")
-                groups[group][name] = file[entry]
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError, struct.error) as error:
-        raise ValueError(f"{path} holds no arrays of a row ({error})") from error
-    for weights in groups.values():
-        if {name: array.shape for name, array in weights.items()} != dict(shapes):
-            raise ValueError(f"{path} holds no arrays of this model")
-    return Arrays(**groups)
+    with open_plain(path) as file:
+        try:
+            return _read_arrays(file, shapes)
+        except OSError:
+            raise
+        except Exception as error:  # zipfile and NumPy raise a dozen kinds for bytes that are not theirs
+            raise ValueError(f"it holds no arrays of a row of this model ({error!s:.200})") from error
+
+
+def _read_arrays(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    with zipfile.ZipFile(file) as members:
+        expected = {f"{group}/{name}.npy" for group in Arrays._fields for name in shapes}
+        if set(members.namelist()) != expected:
+            raise ValueError("other names")
+        return Arrays(
+            *(
+                {name: _read_array(members, f"{group}/{name}.npy", shape) for name, shape in shapes.items()}
+                for group in Arrays._fields
+            )
+        )
+
+
+def _read_array(members: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What NumPy would make is known from the header, before anything of that size is made."""
+    member = members.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("compressed: a small file could unfold to any size")
+    with members.open(member) as stream:
+        np.lib.format.read_magic(stream)
+        found, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if found != shape or dtype.kind != "f" or dtype.itemsize > np.float64().itemsize:
+        raise ValueError(f"{name} has shape {found} and dtype {dtype}; it must have {shape} and a float's")
+    if member.file_size < dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{name} is cut off")
+    with members.open(member) as stream:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
 
 
 def _refuse_constant(name: str) -> None:
@@ -350,7 +370,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value!r:.80}; it must be an object with the fields of {kind.__name__}")
     hints = typing.get_type_hints(kind)
     if unknown := set(value) - set(hints):
-        raise ValueError(f"{where} has an unknown field {min(unknown)!r}")
+        raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
     for entry in fields(kind):
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and entry.name not in value:

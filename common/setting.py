@@ -2,17 +2,24 @@
 
 A resumed run takes over the rows whose key is still the same, and runs the others again.
 
-As a program (`python -m common.setting tensorflow`) it prints the versions of its interpreter as JSON, without
-importing any framework: they are read from the installed packages.
+As a program (`python -m common.setting tensorflow`) it prints the versions of its interpreter as a line of JSON,
+without importing any framework: they are read from the installed packages.
 """
 
 import hashlib
 import json
+import os
 import platform
 import re
+import secrets
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +34,7 @@ PACKAGES = {
 }
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
+LONGEST_LINE_BYTES = 2**20
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,14 +57,34 @@ def row_key(config: RunConfig, setting: dict[str, str]) -> str:
 
 
 def _versions_of(python: str, framework: str) -> dict[str, str]:
-    """What the interpreter says; nothing where it doesn't answer, which its first row will then explain."""
-    try:
-        answer = subprocess.run(
-            [python, "-m", __name__, framework], cwd=_ROOT, capture_output=True, timeout=ANSWER_S, check=True
-        )
-        return {str(name): str(version) for name, version in json.loads(answer.stdout).items()}
-    except (OSError, subprocess.SubprocessError, ValueError, AttributeError):
-        return {}
+    """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
+    with suppress(OSError, RuntimeError):
+        for line in _lines_of([python, "-m", __name__, framework]):
+            with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
+                return {str(name): str(version) for name, version in json.loads(line)["versions"].items()}
+    return {"unanswered": secrets.token_hex(8)}
+
+
+def _lines_of(command: list[str]) -> Iterator[bytes]:
+    """What a program of a group of its own prints; the group ends with the reading, or when its time is over."""
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        end = partial(_end_group, process)
+        timer = threading.Timer(ANSWER_S, end)
+        try:
+            timer.start()
+            assert process.stdout is not None
+            yield from iter(partial(process.stdout.readline, LONGEST_LINE_BYTES), b"")
+        finally:
+            timer.cancel()
+            end()
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _describe_device(device: str) -> dict[str, str]:
@@ -74,4 +102,4 @@ def _code_sha256(framework: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(installed_versions(sys.argv[1])))
+    print(json.dumps({"versions": installed_versions(sys.argv[1])}))

@@ -1,7 +1,8 @@
 """The folder of a run: results.json, written anew whenever a row has ended, and a folder for each row.
 
-    results.json   every row; never half of it, and kept until another is whole
-    rows/NAME/     of one row: config.json, result.json, log.txt, arrays.npz
+    results.json          every row; never half of it, and kept until another is whole
+    results.until-*.json  what it was before rows of it that had ended well were run again
+    rows/NAME/            of one row: config.json, result.json, log.txt, arrays.npz
 
 What lies there may come from elsewhere: it is read with limits, by its schema, and no path in it is followed.
 """
@@ -10,12 +11,14 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from common.config import RunConfig
+from common.files import open_plain, require_folder, sweep
 from common.launch import arrays_file
 from common.results import (
     Arrays,
@@ -28,7 +31,7 @@ from common.results import (
     to_json,
     write_text,
 )
-from common.text import printable, say
+from common.text import in_one_line, say
 from common.weights import weight_shapes
 
 
@@ -50,7 +53,7 @@ class Store:
             probe.write_bytes(bytes(4096))
             probe.unlink()
         except (FileExistsError, NotADirectoryError) as error:
-            raise StoreError(f"{folder} is or lies in a file; give a folder") from error
+            raise StoreError(f"a file is where {folder / 'rows'} must be made; give a folder") from error
         except OSError as error:
             raise StoreError(f"{folder} can't be written ({error.strerror}); give another folder") from error
 
@@ -65,30 +68,38 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    file.seek(0)
+                    holder = file.read(20).decode(errors="replace")
                     raise StoreError(
-                        f"{self.folder} is locked by pid {file.read(20).strip()}, another run; "
+                        f"{self.folder} is locked by pid {holder if holder.isdecimal() else 'unknown'}, another run; "
                         "wait for it, or give another folder"
                     ) from error
                 # Some network drives know no locks: then there is none.
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(str(os.getpid()).encode())
             file.flush()
             self._sweep()
             yield
 
-    def _open_lock(self) -> TextIO:
+    def _open_lock(self) -> BinaryIO:
+        path = self.folder / ".lock"
         try:
-            return (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise StoreError(f"{self.folder / '.lock'} can't be opened ({error.strerror}); remove it") from error
+            return open_plain(path, os.O_RDWR | os.O_CREAT)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} can't be opened ({in_one_line(error)}); remove it") from error
 
     def row_folder(self, config: RunConfig) -> Path:
         return self.folder / "rows" / config.row_id
 
     def arrays_of(self, row: RowResult) -> Arrays:
-        """What the row computed; ValueError or OSError where it is no longer there whole."""
-        return read_arrays(arrays_file(self.row_folder(row.config)), weight_shapes(row.config.model))
+        """What the row computed; StoreError where it is no longer there whole."""
+        folder = self.row_folder(row.config)
+        try:
+            require_folder(folder)
+            return read_arrays(arrays_file(folder), weight_shapes(row.config.model))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{arrays_file(folder)} is missing or damaged; ask for that row again, or give another --output"
+            ) from error
 
     def save(self, results: Results) -> None:
         """Write results.json; a full disk is said once, and the run goes on."""
@@ -104,26 +115,26 @@ class Store:
 
         Raises StoreError where they can't be read, are of another experiment than configs, or would be lost.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return Results([], {})
-        if not self.path.is_file():  # a pipe would be waited for
-            raise StoreError(f"{self.path} is no file; give another --output")
         try:
             results = read_json(self.path, Results)
             for row in results.rows:
                 require_consistent(row)
         except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path} can't be read ({printable(str(error))}); give another --output") from error
+            raise StoreError(f"{self.path} can't be read ({in_one_line(error)}); give another --output") from error
         self._refuse_another_experiment(results.rows, configs[0])
         asked = {config.row_id for config in configs}
-        damaged = [row for row in results.rows if row.training and not self._has_arrays(row)]
-        for row in damaged:
-            if row.config.row_id not in asked:
-                raise StoreError(
-                    f"{arrays_file(self.row_folder(row.config))} is missing or damaged; "
-                    "ask for that row again, or give another --output"
-                )
-        return replace(results, rows=[row for row in results.rows if row not in damaged])
+        return replace(results, rows=[row for row in results.rows if self._is_whole(row, row.config.row_id in asked)])
+
+    def keep(self) -> None:
+        """Keep results.json as it is, in a file of its own: rows of it that ended well are to be run again."""
+        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
+        copy = self.folder / f"results.until-{moment}.json"
+        try:
+            write_text(copy, self.path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StoreError(f"{copy} can't be written ({error.strerror}); give another --output") from error
 
     def _json_of(self, row: RowResult) -> str:
         saved = self._rows.get(row.config.row_id)
@@ -131,10 +142,15 @@ class Store:
             saved = self._rows[row.config.row_id] = row, to_json(row)
         return saved[1]
 
-    def _has_arrays(self, row: RowResult) -> bool:
+    def _is_whole(self, row: RowResult, is_asked: bool) -> bool:
+        """Whether the arrays of a trained row are there; StoreError where they aren't and the row isn't asked for."""
+        if not row.training:
+            return True
         try:
             self.arrays_of(row)
-        except (OSError, ValueError):
+        except StoreError:
+            if not is_asked:
+                raise
             return False
         return True
 
@@ -152,8 +168,12 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what a run that was killed left half written."""
-        for folder in (self.folder, *(self.folder / "rows").iterdir()):
-            for name in ("results.json", "result.json", "config.json", "arrays.npz"):
-                for scratch in folder.glob(f".{name}.*"):
-                    with suppress(OSError):
-                        scratch.unlink()
+        rows = self.folder / "rows"
+        try:
+            require_folder(rows)
+            sweep(self.folder, ("results.json",))
+            for folder in rows.iterdir():
+                if folder.is_dir() and not folder.is_symlink():
+                    sweep(folder, ("result.json", "config.json", "arrays.npz"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{rows} can't be used ({in_one_line(error)}); give another folder") from error

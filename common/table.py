@@ -130,6 +130,7 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             for cause, names in _named(lines, _slowed_by)
         ),
         *(f"NOISY: {names}: up to {others}" for others, names in _named(lines, _others)),
+        *_unlike_settings(rows),
     ]
     if any(row.gpu and row.gpu.process_peak_bytes and row.gpu.memory_source != "process" for row in rows):
         said.append("device MB: the growth of the whole device, since its driver can't tell processes apart here")
@@ -329,6 +330,25 @@ def _untimed(line: Line) -> list[str]:
 def _others(line: Line) -> list[str]:
     others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
     return [f"{others} other process{'es' if others > 1 else ''} used the GPU beside it"] if others > 0 else []
+
+
+def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
+    """A resumed run keeps rows that it isn't asked for, though versions, device or code have changed since."""
+    said = []
+    for framework in dict.fromkeys(row.framework for row in rows):
+        trained = [row for row in rows if row.framework == framework and row.status is Status.OK and row.setting]
+        for fact in dict.fromkeys(fact for row in trained for fact in row.setting):
+            found = _named(
+                _group(trained), lambda line, fact=fact: [row.setting.get(fact, "none") for row in line.rows]
+            )
+            if len(found) > 1:
+                values = "; ".join(f"{printable(value[:40])} of {names}" for value, names in found)
+                said.append(f"UNLIKE: {printable(fact)} is not the same for all: {values}")
+    return said
+
+
+def _setting_values(line: Line, fact: str) -> list[str]:
+    return [row.setting.get(fact, "none") for row in line.rows]
 
 
 def _slowed_by(line: Line) -> list[str]:

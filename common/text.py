@@ -1,7 +1,10 @@
 """Text for people: made fit to be shown where it may come from elsewhere, and said on stderr."""
 
+import io
 import sys
 from contextlib import suppress
+
+LONGEST_REASON = 300  # characters
 
 
 def printable(text: str) -> str:
@@ -11,5 +14,19 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """Print a line on stderr; where that leads to a full disk or to nobody, a run is worth more than the line."""
+    if sys.stderr is None:  # it was closed when the program began, and print() would take stdout
+        return
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception says, printable and of bounded length: part of it may come from a file."""
+    text = printable(str(error))
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
+
+
+def forgive_letters() -> None:
+    """Let stdout write out what its encoding doesn't hold, as stderr does, where print() would fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,8 @@ from common.memory import OutOfMemory
 from common.options import Parser, add_experiment_options, make_config
 from common.recorder import OnArrays, OnEvent
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
+from common.setting import MODULES
+from common.text import forgive_letters, in_one_line
 
 # The packages whose absence means that the framework is not installed, and the one to ask pip for.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
@@ -32,13 +35,14 @@ Run = Callable[[RunConfig, OnEvent, OnArrays | None], RowResult]
 
 def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
     """Train one row as the arguments say; returns the exit code: 0 trained, 2 usage, 3 not trained."""
+    forgive_letters()
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
     if arguments.config:
+        config = _read_config(parser, arguments, framework)
         if arguments.run_id:
             _end_with_parent()
-        on_arrays = partial(write_arrays, arguments.result.with_name("arrays.npz"))
-        row = train_row(read_json(arguments.config, RunConfig), run, _print_event, on_arrays)
+        row = train_row(config, run, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
         write_json(arguments.result, replace(row, run_id=arguments.run_id))
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
@@ -83,8 +87,7 @@ def describe_row(row: RowResult) -> str:
 
 
 def _make_parser(framework: str) -> Parser:
-    module = {"tensorflow": "tf_impl", "torch": "torch_impl"}[framework]
-    parser = Parser(prog=f"python -m {module}", description=f"Train the experiment once in {framework}.")
+    parser = Parser(prog=f"python -m {MODULES[framework]}", description=f"Train the experiment once in {framework}.")
     parser.add_argument(
         "--precision",
         choices=[precision.value for precision in Precision],
@@ -102,12 +105,26 @@ def _make_parser(framework: str) -> Parser:
     return parser
 
 
+def _read_config(parser: Parser, arguments: Namespace, framework: str) -> RunConfig:
+    if not arguments.result:
+        parser.error("argument --config: the row needs a place; give --result too")
+    try:
+        config = read_json(arguments.config, RunConfig)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --config: {arguments.config} can't be read ({in_one_line(error)}); give a RunConfig")
+    if config.framework != framework:
+        parser.error(f"argument --config: it is of {config.framework}; run python -m {MODULES[config.framework]}")
+    return config
+
+
 def _end_with_parent() -> None:
     """End this process and all that it started as soon as the parent is gone: its end of our stdin closes with it."""
 
     def wait() -> None:
         os.read(sys.stdin.fileno(), 1)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        if os.getpgrp() == os.getpid():  # by hand it may be in its shell's group
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -1,15 +1,19 @@
-"""Stand-ins for a framework: interpreters that are a few lines of Python, started by the program as its workers."""
+"""Stand-ins for a framework: interpreters of a few lines of Python, started as workers, and what looks after them."""
 
+import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 from tests.conftest import ROOT
 
 _RAW = """\
 #!{python}
 import json, os, signal, subprocess, sys, time
-config, result = sys.argv[4], sys.argv[6]
+config, result = sys.argv[4:7:2] or (None, None)
 {body}
 """
 
@@ -40,7 +44,7 @@ sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[sys.argv[2]], r
 
 
 def fake_python(folder: Path, body: str) -> str:
-    """Takes an interpreter's place and speaks no protocol; `body` sees config and result, the paths it was given."""
+    """Takes an interpreter's place and speaks no protocol; where it is a worker's, `body` sees config and result."""
     return _executable(folder / "fake python", _RAW.format(python=sys.executable, body=body))
 
 
@@ -49,15 +53,37 @@ def fake_worker(folder: Path, body: str = "return ok(config)") -> str:
 
     It notes the rows that it has begun in started.txt, and says that it has the versions in versions.json.
     """
-    (folder / "versions.json").write_text('{"torch": "1.0"}')
+    say_versions(folder, {"torch": "1.0"})
     script = _WORKER.format(python=sys.executable, folder=str(folder), root=str(ROOT), body=indent(body, "    "))
     return _executable(folder / "fake worker", script)
+
+
+def say_versions(folder: Path, versions: dict[str, str]) -> None:
+    """From now on the fake worker says that it has these."""
+    (folder / "versions.json").write_text(json.dumps({"versions": versions}))
 
 
 def started(folder: Path) -> list[str]:
     """The rows that the fake worker has begun, in order."""
     path = folder / "started.txt"
     return path.read_text().split() if path.exists() else []
+
+
+def wait_until(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
+    """What the condition returns once that is true; fails where it takes longer."""
+    end_s = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < end_s, "it did not happen"
+        time.sleep(0.01)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _executable(path: Path, text: str) -> str:

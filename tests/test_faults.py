@@ -36,7 +36,7 @@ from common.timing import EpochClock, StepTimes, Timing
 from common.worker import train_row
 from run_parity import tables
 from tests.conftest import ROOT, needs_torch, run_parity
-from tests.fakes import fake_python, fake_worker, started
+from tests.fakes import fake_python, fake_worker, is_alive, say_versions, started, wait_until
 
 needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
 
@@ -83,22 +83,6 @@ def program(output: Path, python: str, *arguments: str, **settings: Any) -> Iter
             yield process
         finally:
             process.kill()
-
-
-def wait_until(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
-    end_s = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.01)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # Out of memory
@@ -525,7 +509,7 @@ def test_resume_runs_what_failed_or_is_of_another_setting(tmp_path: Path) -> Non
     assert run_parity(*command, "--resume").returncode == 0
     assert started(tmp_path)[3:] == []
 
-    (tmp_path / "versions.json").write_text('{"torch": "1.1"}')
+    say_versions(tmp_path, {"torch": "1.1"})
     assert run_parity(*command, "--resume").returncode == 0
     assert started(tmp_path)[3:] == [FLOAT64, FLOAT32]
 

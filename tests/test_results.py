@@ -1,7 +1,12 @@
 """Do results survive the way to the file and back, strictly, and is what doesn't fit refused by name?"""
 
+import io
 import json
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,15 +106,57 @@ def test_arrays_there_and_back(tmp_path: Path) -> None:
 def test_arrays_of_another_model_are_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     weights = {"dense/kernel": np.ones((3, 1))}
     write_arrays(tmp_path / "arrays.npz", Arrays(weights, weights))
-    with pytest.raises(ValueError, match="no arrays of this model"):
+    with pytest.raises(ValueError, match="no arrays of a row of this model"):
         read_arrays(tmp_path / "arrays.npz", shapes)
+
+
+GOOD = np.ones(4)
+ODD_ARRAYS = {
+    "objects, which would be unpickled": np.array([object()] * 4),
+    "words": np.array(["word"] * 4),
+    "fields": np.ones(4, [("a", float)]),
+    "whole numbers": np.ones(4, int),
+    "complex": np.ones(4, complex),
+    "another shape": np.ones((2, 2)),
+    "a scalar": np.float64(1),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ARRAYS.values(), ids=ODD_ARRAYS.keys())
+def test_arrays_that_are_no_floats_of_that_shape_are_refused(tmp_path: Path, odd: np.ndarray) -> None:
+    np.savez(tmp_path / "arrays.npz", **{"first_gradients/x": GOOD, "final_weights/x": odd})
+    with pytest.raises(ValueError, match=r"final_weights/x\.npy has shape"):
+        read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
 
 
 def test_arrays_that_are_compressed_are_refused(tmp_path: Path) -> None:
     """8 MB of zeros are 8 kB then; 80 GB are 80 MB."""
-    np.savez_compressed(tmp_path / "arrays.npz", **{"first_gradients/x": np.zeros(10**6)})
+    np.savez_compressed(tmp_path / "arrays.npz", **{"first_gradients/x": np.zeros(10**6), "final_weights/x": GOOD})
     with pytest.raises(ValueError, match="compressed"):
         read_arrays(tmp_path / "arrays.npz", {"x": (10**6,)})
+
+
+@pytest.mark.parametrize(
+    "member",
+    [b"", b"no array", b"\x93NUMPY\x01\x00\x05\x00{'a'(", b"\x93NUMPY\x01\x00\x04\x00(((("],
+    ids=["empty", "text", "half a header", "open brackets"],
+)
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path, member: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "arrays.npz", "w") as file:
+        for group in Arrays._fields:
+            file.writestr(f"{group}/x.npy", member)
+    with pytest.raises(ValueError, match="no arrays of a row"):
+        read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
+
+
+def test_a_header_that_promises_more_than_there_is_makes_no_array_of_that_size(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
+    with zipfile.ZipFile(tmp_path / "arrays.npz", "w") as file:
+        for group in Arrays._fields:
+            file.writestr(f"{group}/x.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"first_gradients/x\.npy is cut off"):
+        read_arrays(tmp_path / "arrays.npz", {"x": (2**40,)})
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no arrays at all"], ids=["empty", "cut off", "text"])
@@ -119,10 +166,26 @@ def test_a_file_without_arrays_is_refused(tmp_path: Path, content: bytes) -> Non
         read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
 
 
-def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
-    np.savez(tmp_path / "arrays.npz", **{"first_gradients/x": np.array([object()])})
-    with pytest.raises(ValueError, match="arrays"):
-        read_arrays(tmp_path / "arrays.npz", {"x": (4,)})
+@pytest.mark.parametrize("name", ["row.json", "arrays.npz"])
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)],
+    ids=["pipe", "folder", "link to a device", "link to itself"],
+)
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe would be waited for, a device never ends, and a link could lead anywhere."""
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=r"no plain file|a link"):
+        read_json(tmp_path / name, RowResult) if name == "row.json" else read_arrays(tmp_path / name, {"x": (4,)})
+
+
+def test_arrays_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "arrays.npz", Arrays({"x": GOOD}, {"x": GOOD}))
+    broken = SimpleNamespace(_asdict=lambda: {"first_gradients": {"x": GOOD, "y": np.lib.format}})
+    with pytest.raises(Exception, match="pickle"):
+        write_arrays(tmp_path / "arrays.npz", broken)  # type: ignore[arg-type]
+    assert np.array_equal(read_arrays(tmp_path / "arrays.npz", {"x": (4,)}).final_weights["x"], GOOD)
+    assert [path.name for path in tmp_path.iterdir()] == ["arrays.npz"]
 
 
 def changed(path: Path, *keys: Any, value: Any) -> Path:
@@ -177,10 +240,17 @@ def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: str, message: 
         read_json(tmp_path / "row.json", RowResult)
 
 
-def test_a_file_beyond_the_limit_is_not_even_read(tmp_path: Path) -> None:
+def test_a_file_beyond_the_limit_is_not_even_parsed(tmp_path: Path) -> None:
     with (tmp_path / "row.json").open("wb") as file:
         file.truncate(LARGEST_JSON_BYTES + 1)
-    with pytest.raises(ValueError, match="268,435,457 bytes; 268,435,456 are read at most"):
+    with pytest.raises(ValueError, match="134,217,729 bytes; 134,217,728 are read at most"):
+        read_json(tmp_path / "row.json", RowResult)
+
+
+def test_a_file_of_lists_alone_is_not_even_parsed(tmp_path: Path) -> None:
+    """Each would take 28 times its two bytes."""
+    (tmp_path / "row.json").write_text(f"[{'[],' * 10**6}0]")
+    with pytest.raises(ValueError, match="1,000,001 objects and lists; 1,000,000 are read at most"):
         read_json(tmp_path / "row.json", RowResult)
 
 

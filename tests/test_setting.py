@@ -1,0 +1,80 @@
+"""Does all that a row's outcome hangs on enter its key, so that a resumed run takes over nothing that would differ?"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common import setting as setting_module
+from common.config import Precision, RunConfig
+from common.setting import describe_setting, installed_versions, row_key
+from tests.conftest import ROOT
+from tests.fakes import fake_python, is_alive, wait_until
+
+CONFIG = RunConfig("torch", Precision.FLOAT32)
+SETTING = {"python": "3.12.1", "torch": "2.13.0", "device": "NVIDIA H100", "driver": "570.1", "code": "ab12"}
+
+
+@pytest.mark.parametrize("fact", SETTING)
+def test_every_fact_changes_the_key(fact: str) -> None:
+    assert row_key(CONFIG, {**SETTING, fact: "another"}) != row_key(CONFIG, SETTING)
+
+
+def test_the_config_changes_the_key() -> None:
+    assert row_key(RunConfig("torch", Precision.TF32), SETTING) != row_key(CONFIG, SETTING)
+
+
+def test_the_versions_are_those_of_the_interpreter() -> None:
+    setting = describe_setting("torch", sys.executable, "cpu")
+    assert setting.items() >= installed_versions("torch").items()
+    assert {"python", "numpy", "device", "code"} <= set(setting)
+
+
+def test_on_a_gpu_its_name_and_driver_are_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setting_module, "has_gpu", lambda: True)
+    monkeypatch.setattr(setting_module, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(setting_module, "driver_version", lambda: "570.1")
+    setting = describe_setting("torch", sys.executable, "auto")
+    assert (setting["device"], setting["driver"]) == ("NVIDIA H100", "570.1")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"), [("common/data.py", True), ("torch_impl/model.py", True), ("tf_impl/model.py", False)]
+)
+def test_our_own_code_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, changes: bool) -> None:
+    for package in ("common", "torch_impl", "tf_impl"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    monkeypatch.setattr(setting_module, "_ROOT", tmp_path)
+    before = describe_setting("torch", sys.executable, "cpu")
+    with (tmp_path / file).open("a") as code:
+        code.write("# changed")
+    assert (describe_setting("torch", sys.executable, "cpu") != before) is changes
+
+
+def test_what_an_interpreter_prints_beside_its_answer_is_passed_over(tmp_path: Path) -> None:
+    python = fake_python(tmp_path, """print("welcome\\n[1]\\n{}"); print(json.dumps({"versions": {"torch": "1"}}))""")
+    assert describe_setting("torch", python, "cpu")["torch"] == "1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["sys.exit(1)", "print('[' * 10**6)", "print('{}')", "print(json.dumps({'versions': 1}))"],
+    ids=["crash", "nested", "no versions", "odd versions"],
+)
+def test_an_interpreter_that_does_not_answer_never_has_what_it_had(tmp_path: Path, body: str) -> None:
+    python = fake_python(tmp_path, body)
+    assert describe_setting("torch", python, "cpu") != describe_setting("torch", python, "cpu")
+
+
+@pytest.mark.parametrize("body", ["while True: print('y' * 10**5)", "time.sleep(60)"], ids=["floods", "hangs"])
+def test_an_interpreter_that_never_ends_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(setting_module, "ANSWER_S", 0.5)
+    child = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))\n"
+    start_s = time.monotonic()
+    assert "unanswered" in describe_setting("torch", fake_python(tmp_path, child + body), "cpu")
+    assert time.monotonic() - start_s < 5
+    wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
