@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -147,10 +148,9 @@ class _Worker:
         """Until the block has ended and all is read, pass on each line of stdout and each piece of stderr."""
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None
-        assert stdout is not None
-        assert stderr is not None
-        read_line = partial(stdout.readline, LONGEST_LINE_BYTES)
-        read_error = partial(os.read, stderr.fileno(), LONGEST_LINE_BYTES)
+        assert isinstance(stdout, BufferedReader)
+        assert isinstance(stderr, BufferedReader)
+        read_line, read_error = partial(stdout.readline, LONGEST_LINE_BYTES), partial(stderr.read1, LONGEST_LINE_BYTES)
         readers = [
             threading.Thread(target=_pass_on, args=pair, daemon=True)
             for pair in ((read_line, take_line), (read_error, take_error))

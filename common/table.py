@@ -6,6 +6,7 @@ Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -338,9 +339,7 @@ def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
     for framework in dict.fromkeys(row.framework for row in rows):
         trained = [row for row in rows if row.framework == framework and row.status is Status.OK and row.setting]
         for fact in dict.fromkeys(fact for row in trained for fact in row.setting):
-            found = _named(
-                _group(trained), lambda line, fact=fact: [row.setting.get(fact, "none") for row in line.rows]
-            )
+            found = _named(_group(trained), partial(_setting_values, fact=fact))
             if len(found) > 1:
                 values = "; ".join(f"{printable(value[:40])} of {names}" for value, names in found)
                 said.append(f"UNLIKE: {printable(fact)} is not the same for all: {values}")

@@ -402,7 +402,16 @@ def test_progress_that_cannot_be_printed_costs_no_row(tmp_path: Path, stderr: st
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("results.json", os.mkfifo), ("results.json", os.mkdir), (".lock", os.mkdir)]
+    ("name", "make"),
+    [
+        ("results.json", os.mkfifo),
+        ("results.json", os.mkdir),
+        ("results.json", lambda path: path.symlink_to(path)),
+        (".lock", os.mkfifo),
+        (".lock", os.mkdir),
+        (".lock", lambda path: path.symlink_to("/dev/null")),
+    ],
+    ids=["results, pipe", "results, folder", "results, loop", "lock, pipe", "lock, folder", "lock, link"],
 )
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     """A pipe would be waited for without end."""
@@ -462,16 +471,20 @@ def test_a_worker_that_ignores_the_interrupt_is_ended_after_the_grace_period(tmp
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [1, 5], ids=["second", "any more"])
+def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path, more: int) -> None:
     with program(tmp_path / "run", fake_worker(tmp_path, SLOW_THIRD.format(DEAF)), *FOUR) as process:
         wait_until((tmp_path / "pid").exists)
         time.sleep(0.2)
         start_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=15)
+        for _ in range(more):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        _, stderr = process.communicate(timeout=15)
     assert process.returncode == 130
+    assert "Traceback" not in stderr
     assert time.monotonic() - start_s < 0.3 + SOON_S
     assert statuses(tmp_path / "run") == ["ok", "ok"]
     wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())), 1)
@@ -512,6 +525,8 @@ def test_resume_runs_what_failed_or_is_of_another_setting(tmp_path: Path) -> Non
     say_versions(tmp_path, {"torch": "1.1"})
     assert run_parity(*command, "--resume").returncode == 0
     assert started(tmp_path)[3:] == [FLOAT64, FLOAT32]
+    (kept,) = (tmp_path / "run").glob("results.until-*.json")  # what those versions measured is not lost
+    assert [row.setting["torch"] for row in read_json(kept, Results).rows] == ["1.0", "1.0"]
 
     another_batch = run_parity(*command, "--resume", "--batch-size", "4")
     assert another_batch.returncode == 2

@@ -1,21 +1,33 @@
 """Does the whole program do what README says: every row, one table, the same start, the same training?"""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import run_parity as program
 from common.config import Precision, RunConfig
 from common.parity import FLOAT32_TRAINING, RULES, Check
-from common.results import Results, Status, judge, make_row
+from common.results import Results, RowResult, Status, judge, make_row, read_json
+from common.store import StoreError
 from run_parity import exit_code
-from tests.conftest import HAS, needs_both, needs_one, needs_tensorflow, run_parity, run_python
+from tests.conftest import HAS, ROOT, needs_both, needs_one, needs_tensorflow, run_parity, run_python
+from tests.fakes import fake_worker, started
 
 PAIRS = ("first gradient", "loss curve", "update", "skips")
 PRECISIONS = ["float64", "float32", "tf32", "mixed_float16", "mixed_bfloat16"]
+
+
+TWO_FAKE_ROWS = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--precisions", "float64", "float32"]
 
 
 def rows_of(run: SimpleNamespace) -> dict[tuple[str, str], dict[str, Any]]:
@@ -95,7 +107,7 @@ def test_every_row_is_on_disk_and_equal_to_the_whole(smoke_run: SimpleNamespace)
         own = [c for c in row["checks"] if not c["name"].startswith("C6") and c["name"] != "C7 presence"]
         row = {**row, "checks": own}
         files = list(smoke_run.output.glob(f"rows/{row['framework']}-{row['precision']}-*/result.json"))
-        shared = {name: row[name] for name in ("log", "limits", "key")}
+        shared = {name: row[name] for name in ("log", "limits", "setting", "key")}
         assert [{**json.loads(file.read_text()), **shared} for file in files] == [row]
 
 
@@ -149,3 +161,53 @@ def test_fit_alone() -> None:
     process = run_python("-m", "tf_impl", "--preset", "smoke", "--loop", "fit")
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("Epoch 1/3")
+
+
+def test_a_row_is_on_disk_before_it_is_said_to_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, on_disk = tmp_path / "run", []
+
+    @contextmanager
+    def reporting(*_: object) -> Iterator[SimpleNamespace]:
+        def end_row(row: RowResult) -> None:
+            on_disk.append([found.config.row_id for found in read_json(output / "results.json", Results).rows][-1])
+
+        yield SimpleNamespace(start_row=print, event=print, end_row=end_row)
+
+    monkeypatch.setattr(program, "reporting", reporting)
+    assert program.main([*TWO_FAKE_ROWS, "--output", str(output), "--torch-python", fake_worker(tmp_path)]) == 0
+    assert on_disk == started(tmp_path)
+
+
+@pytest.mark.parametrize("error", [StoreError("arrays.npz is missing"), MemoryError()], ids=["arrays", "memory"])
+def test_runs_that_cannot_be_compared_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    monkeypatch.setattr(program, "compare_runs", lambda *_: (_ for _ in ()).throw(error))
+    arguments = [*TWO_FAKE_ROWS, "--output", str(tmp_path / "run"), "--torch-python", fake_worker(tmp_path), "--quiet"]
+    assert program.main(arguments) == 3
+    printed = capsys.readouterr()
+    assert "float64" in printed.out
+    assert printed.err == f"the runs could not be compared: {str(error) or 'out of memory'}\n"
+
+
+def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path) -> None:
+    """As `run_parity.py | head -1` has it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*TWO_FAKE_ROWS, "--output", str(tmp_path / "run"), "--torch-python", fake_worker(tmp_path), "--quiet"]
+    process = subprocess.run(
+        [sys.executable, "run_parity.py", *command], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_letters_that_stdout_cannot_hold_are_written_out(tmp_path: Path) -> None:
+    """Every box of this table's is drawn with letters beyond ASCII."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = run_parity(
+        *TWO_FAKE_ROWS, "--output", tmp_path / "run", "--torch-python", fake_worker(tmp_path), "--format", "fancy_grid",
+        env=environment,
+    )  # fmt: skip
+    assert process.returncode == 0
+    assert "\\u2502 float64" in process.stdout

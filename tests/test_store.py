@@ -4,7 +4,10 @@ Hypothesis cuts off, bends and replaces parts of a real results.json; nothing bu
 """
 
 import copy
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common import store as store_module
 from common.results import Arrays, Results, Status, read_json, write_arrays, write_json
 from common.store import Store, StoreError
 from common.weights import draw_weights
@@ -24,7 +28,8 @@ PUBLISHED = json.loads((ROOT / "results" / "cpu" / "results.json").read_text())
 
 # Two rows are enough to be compared, and a short file to be bent in every place.
 WHOLE = {**PUBLISHED, "rows": [row for row in PUBLISHED["rows"] if row["precision"] == "mixed_float16"]}
-CONFIGS = [row.config for row in read_json(ROOT / "results" / "cpu" / "results.json", Results).rows]
+PUBLISHED_ROWS = read_json(ROOT / "results" / "cpu" / "results.json", Results).rows
+CONFIGS = [row.config for row in PUBLISHED_ROWS]
 
 ODD_VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
@@ -159,3 +164,71 @@ def test_weights_of_another_model_are_not_taken(tmp_path: Path) -> None:
     write_arrays(folder / "arrays.npz", Arrays(weights, weights))
     with pytest.raises(StoreError, match="holds another experiment, with filters 1099511627776 and not 128"):
         store.read(CONFIGS)
+
+
+LINKS = (".lock", "results.json", "rows", f"rows/{CONFIGS[0].row_id}", f"rows/{CONFIGS[0].row_id}/arrays.npz")
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_no_link_in_the_folder_is_followed(tmp_path: Path, name: str) -> None:
+    """What it leads to stays as it is, and the row is run again or the folder refused."""
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    store = Store(outside)
+    row = next(row for row in PUBLISHED_ROWS if row.config == CONFIGS[0])
+    weights = draw_weights(row.config.model, row.config.data.seed)
+    for target in (outside, folder):
+        (target / "rows" / row.config.row_id).mkdir(parents=True, exist_ok=True)
+        write_json(target / "results.json", Results(["x"], {}, [row]))
+        write_arrays(target / "rows" / row.config.row_id / "arrays.npz", Arrays(weights, weights))
+        (target / ".lock").write_text("precious")
+        (target / "rows" / row.config.row_id / ".arrays.npz.123").write_text("precious")
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    place = folder / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.symlink_to(outside / name)
+
+    store = Store(folder)
+    try:
+        with store.locked():
+            assert store.read([row.config]).rows == []
+    except StoreError as refusal:
+        assert "link" in str(refusal)  # noqa: PT017 - a refusal is one of two right ends
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_of_the_users_is_not_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / ".results.json.backup").write_text("mine")
+    with store.locked():
+        pass
+    assert (tmp_path / ".results.json.backup").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"), [(b"123", "123"), (b"\xff\x1b[2J\n", "unknown"), (b"", "unknown")], ids=repr
+)
+def test_whoever_holds_the_lock_is_named_if_a_number_is_there(tmp_path: Path, content: bytes, shown: str) -> None:
+    store = Store(tmp_path)
+    with store.locked():
+        (tmp_path / ".lock").write_bytes(content)
+        with pytest.raises(StoreError, match=f"is locked by pid {shown}, another run"), Store(tmp_path).locked():
+            pass
+
+
+def test_a_drive_without_locks_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(store_module.fcntl, "flock", refuse)
+    with Store(tmp_path).locked():
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_rows_that_cannot_be_listed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(store_module, "sweep", refuse)
+    with pytest.raises(StoreError, match="rows can't be used"), store.locked():
+        pass

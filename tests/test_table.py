@@ -173,3 +173,14 @@ def test_pairs_join_the_verdict_of_their_rows() -> None:
 def test_no_rows_that_ran() -> None:
     assert "no row ran" in notes([BROKEN])[-1]
     assert manifest_table([BROKEN], "simple") is not None
+
+
+def test_rows_that_ran_at_other_versions_are_named() -> None:
+    """A resumed run keeps rows that it isn't asked for."""
+    old, new, other = ({"python": "3.12", "torch": version} for version in ("2.12.0", "2.13.0", "2.13.0"))
+    rows = [replace(FLOAT32, setting=old), replace(FLOAT16, setting=new), replace(BROKEN, setting={"torch": "1"})]
+    assert "UNLIKE: torch is not the same for all: 2.12.0 of torch float32; 2.13.0 of torch mixed_float16" in notes(
+        rows
+    )
+    rows[0] = replace(FLOAT32, setting=other)
+    assert not any(note.startswith("UNLIKE") for note in notes(rows))
