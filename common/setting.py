@@ -60,7 +60,7 @@ def _versions_of(python: str, framework: str) -> dict[str, str]:
     """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
     with suppress(OSError, RuntimeError):
         for line in _lines_of([python, "-m", __name__, framework]):
-            with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
                 return {str(name): str(version) for name, version in json.loads(line)["versions"].items()}
     return {"unanswered": secrets.token_hex(8)}
 

@@ -30,7 +30,9 @@ def test_while_the_versions_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run_parity, "describe_setting", interrupt)
+    start_s = time.monotonic()
     assert (run_with(tmp_path), started(tmp_path)) == (130, [])
+    assert time.monotonic() - start_s < 10
     assert capsys.readouterr().out == "no row has ended\n"
 
 

@@ -202,6 +202,12 @@ def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path) -> None:
     assert (process.returncode, process.stderr) == (0, b"")
 
 
+def test_an_interpreter_may_be_given_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    python = Path(fake_worker(tmp_path)).relative_to(tmp_path)
+    assert program.main([*TWO_FAKE_ROWS, "--output", "run", "--torch-python", f"./{python}"]) == 0
+
+
 def test_letters_that_stdout_cannot_hold_are_written_out(tmp_path: Path) -> None:
     """Every box of this table's is drawn with letters beyond ASCII."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -196,12 +196,14 @@ def test_no_link_in_the_folder_is_followed(tmp_path: Path, name: str) -> None:
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
 
 
-def test_a_file_of_the_users_is_not_swept(tmp_path: Path) -> None:
+def test_files_of_the_users_are_not_swept(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    (tmp_path / ".results.json.backup").write_text("mine")
+    mine = [tmp_path / name for name in (".results.json.backup", ".results.json.1.backup", "results.json.1")]
+    for path in mine:
+        path.write_text("mine")
     with store.locked():
         pass
-    assert (tmp_path / ".results.json.backup").read_text() == "mine"
+    assert [path.read_text() for path in mine] == ["mine"] * 3
 
 
 @pytest.mark.parametrize(
