@@ -6,37 +6,20 @@ python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --co
 """
 
 import os
-import platform
-import shutil
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tabulate import tabulate_formats
-
-from common.agreement import ArraysOf, check_pairs, complete_checks
-from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
-from common.hardware import cpu_name
+from common.config import RunConfig
 from common.interrupts import Interrupts
-from common.launch import launch_row
-from common.limits import Ceilings, best_ceilings, find_limits
-from common.options import Parser, add_experiment_options, make_config, positive_float, repeats_int, resolve_preset
-from common.progress import reporting
-from common.results import (
-    Results,
-    RowResult,
-    Status,
-    in_order,
-    judge,
-)
-from common.setting import describe_setting, row_key
+from common.options import Parser, add_experiment_options, add_row_options, add_run_options, plan
+from common.results import Results, Status
+from common.runner import run_experiment
 from common.store import Store, StoreError
-from common.table import extents, failures, log_tails, manifest_table, notes, parity_table, speed_table
-from common.text import forgive_letters, in_one_line, printable, say
+from common.table import tables
+from common.text import forgive_letters, printable, say, show
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
@@ -72,196 +55,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(
     arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
 ) -> int:
-    """Run the rows that the store does not have, compare them, print the tables; returns the exit code."""
-    earlier = store.read(configs)
-    results = Results(
-        command=command,
-        earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
-        environment=describe_parent(),
-        rows=in_order(earlier.rows),
-    )
-    results = run_rows(arguments, configs, results, store, interrupts)
-    is_compared = True
-    if not interrupts.number:
-        if not arguments.quiet:
-            say("holding the runs to float64 and to each other")
-        try:
-            with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
-                results = compare_runs(results, store.arrays_of)
-        except (StoreError, MemoryError) as error:
-            say(f"the runs could not be compared: {in_one_line(error) or 'out of memory'}")
-            is_compared = False
-        store.save(results)
-    is_printed = print_tables(results, arguments.format)
+    """Run the rows that the store does not have, print the tables; returns the exit code."""
+    results, is_complete = run_experiment(arguments, configs, command, store, interrupts)
+    is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
     code = exit_code(results, arguments.allow_missing)
-    return code if is_compared and is_printed and store.is_whole else max(code, EXIT_SOME_FAILED)
-
-
-def run_rows(
-    arguments: Namespace, configs: Sequence[RunConfig], results: Results, store: Store, interrupts: Interrupts
-) -> Results:
-    """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
-    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
-    device, settings = configs[0].execution.device, {}
-    with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
-        settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
-    rows = {row.config.row_id: row for row in results.rows}
-    is_kept = False
-    with reporting(configs, arguments.quiet) as reporter:
-        for config in configs:
-            if interrupts.number:
-                break
-            reporter.start_row(config)
-            row, setting = rows.get(config.row_id), settings[config.framework]
-            key = row_key(config, setting)
-            if row is None or row.status is not Status.OK or (row.config, row.key) != (config, key):
-                if row and row.status is Status.OK and not is_kept:
-                    store.keep()
-                    is_kept = True
-                python, folder = pythons[config.framework], store.row_folder(config)
-                row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
-                rows[config.row_id] = row = replace(row, setting=setting, key=key)
-            ordered = in_order(rows.values())
-            results = replace(results, rows=ordered, parity=judge(ordered))
-            store.save(results)
-            reporter.end_row(row)
-    return results
+    return code if is_complete and is_printed else max(code, EXIT_SOME_FAILED)
 
 
 def make_parser() -> Parser:
     parser = Parser(prog="run_parity.py", description=__doc__, epilog=EXIT_CODES)
-    rows = parser.add_argument_group("the rows")
-    rows.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="default: both")
-    rows.add_argument(
-        "--precisions",
-        nargs="+",
-        choices=[precision.value for precision in Precision],
-        metavar="PRECISION",
-        help=f"of {', '.join(Precision)} (default: what the preset names)",
-    )
-    rows.add_argument(
-        "--compile", choices=("off", "on", "both"), default="off", help="fuse with XLA and torch.compile (default: off)"
-    )
-    rows.add_argument(
-        "--loop",
-        choices=(*LOOPS, "both"),
-        default="custom",
-        help="TensorFlow: our own loop, Model.fit as in the article, or both (default: custom)",
-    )
-    rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
+    add_row_options(parser)
     add_experiment_options(parser)
-    run = parser.add_argument_group("the run")
-    run.add_argument("--output", type=folder, metavar="DIR", help="default: runs/ and the time")
-    run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
-    run.add_argument(
-        "--timeout", type=positive_float, default=3600.0, metavar="S", help="seconds for one row (default: %(default)g)"
-    )
-    run.add_argument(
-        "--format", choices=tabulate_formats, default="simple", metavar="NAME", help="one of tabulate's table formats"
-    )
-    run.add_argument("--quiet", action="store_true", help="no progress, tables only")
-    for framework, option in (("TensorFlow", "--tf-python"), ("PyTorch", "--torch-python")):
-        run.add_argument(
-            option, type=interpreter, default=sys.executable, metavar="EXE", help=f"the Python that has {framework}"
-        )
+    run = add_run_options(parser)
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser
-
-
-def folder(text: str) -> Path:
-    """A path that is not empty; ArgumentTypeError otherwise."""
-    if not text.strip():
-        raise ArgumentTypeError("it is empty; give a folder")
-    return Path(text)
-
-
-def interpreter(text: str) -> str:
-    """The absolute path of a program that can be run; ArgumentTypeError otherwise."""
-    found = shutil.which(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} can't be run; give the path of a Python interpreter")
-    return os.path.abspath(found)  # a worker's folder is another; a link stays one, for a venv is known by it
-
-
-def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
-    """One config for each row, in the order of the table."""
-    precisions = [Precision(name) for name in arguments.precisions or resolve_preset(arguments).precisions]
-    compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
-    if arguments.loop != "custom" and "tensorflow" not in arguments.frameworks:
-        parser.error(f"argument --loop: {arguments.loop} needs Keras' Model.fit; add tensorflow to --frameworks")
-    loops = {"tensorflow": LOOPS if arguments.loop == "both" else (arguments.loop,), "torch": ("custom",)}
-    return [
-        make_config(parser, arguments, framework, precision, compile=compile, loop=loop, repeat=repeat)
-        for framework in dict.fromkeys(arguments.frameworks)
-        for compile in compiles
-        for loop in loops[framework]
-        for precision in dict.fromkeys(precisions)
-        for repeat in range(arguments.repeats)
-    ]
-
-
-def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
-    """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
-    rows = complete_checks(share_limits(results.rows), arrays_of)
-    return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
-
-
-def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:
-    """Hold all rows of one device and precision to one limit, the best that any of them measured."""
-
-    def same(row: RowResult) -> tuple[str, str]:
-        return row.environment.device["name"] if row.environment else "", row.precision
-
-    measured: dict[tuple[str, str], list[Ceilings]] = {}
-    for row in rows:
-        if row.limits:
-            measured.setdefault(same(row), []).append(row.limits.ceilings)
-    return [
-        replace(row, limits=find_limits(row.config, best_ceilings(measured[same(row)]), row.timing.step_s))
-        if row.limits and row.timing
-        else row
-        for row in rows
-    ]
-
-
-def describe_parent() -> dict[str, str]:
-    """Where the run was started; each row carries the environment of its own process."""
-    return {"platform": platform.platform(), "python_version": platform.python_version(), "cpu": cpu_name()}
-
-
-def print_tables(results: Results, tablefmt: str) -> bool:
-    """Print them all; return False where stdout leads to a full disk. A reader that has gone (`| head`) is fine."""
-    try:
-        print(tables(results, tablefmt), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        say(f"the tables can't be printed: {error.strerror}")
-        return False
-    return True
-
-
-def tables(results: Results, tablefmt: str) -> str:
-    """The speed table, what it can't say itself, the parity table, the manifest, and the logs' ends of failed rows."""
-    if not results.rows:
-        return "no row has ended"
-    lines = [speed_table(results.rows, tablefmt), "", *(f"- {note}" for note in notes(results.rows))]
-    if results.parity:
-        lines += [
-            "\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement",
-            f"\n{parity_table(results.parity, tablefmt)}\n",
-            *(f"- {note}" for note in [*failures(results.parity), *extents(results.parity)]),
-        ]
-    if manifest := manifest_table(results.rows, tablefmt):
-        lines.append(f"\n{manifest}")
-    return "\n".join([*lines, *(f"\n{tail}" for tail in log_tails(results.rows))])
-
-
-def _raise_keyboard_interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def exit_code(results: Results, allow_missing: bool) -> int:

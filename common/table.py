@@ -1,24 +1,18 @@
-"""The tables that a run prints: speed and memory, then the manifest of what could tilt the comparison.
-
-Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
-"""
+"""The tables that a run prints: speed and memory, then the manifest of what could tilt the comparison."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from tabulate import tabulate as draw
 
-from common.config import Precision
+from common.lines import NOTHING, Line, baselines, group, interval, number
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
-from common.results import ParityEntry, RowResult, Status
-from common.statistics import LEAST_EPOCHS, instability, speed_up_interval
+from common.results import ParityEntry, Results, RowResult, Status
+from common.statistics import instability
 from common.text import printable
 
-NOTHING = "-"
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
 # Of a terminal; in Markdown and its like a second line would be another row.
 WRAPPED_FORMATS = (
@@ -35,63 +29,24 @@ WRAPPED_FORMATS = (
     "presto",
 )
 
-# What is read off one row; None where it has no such reading (a steady step after one epoch, say).
-MEASURES: dict[str, Callable[[RowResult], Any]] = {
-    "step ms": lambda row: row.timing and row.timing.step_s and row.timing.step_s.median * 1e3,
-    "x floor": lambda row: row.limits and row.limits.times_floor,
-    "first s": lambda row: row.timing and row.timing.first_step_s,
-    "total s": lambda row: row.timing and row.timing.total_s,
-    "images/s": lambda row: row.timing and row.timing.images_per_s,
-    "base MB": lambda row: row.memory and row.memory.baseline_bytes / 1e6,
-    "peak MB": lambda row: row.memory and row.memory.peak_bytes / 1e6,
-    "used MB": lambda row: row.memory and row.memory.used_bytes / 1e6,
-    "steady MB": lambda row: row.memory and _megabytes(row.memory.steady_used_bytes),
-    "device MB": lambda row: row.memory and _megabytes(row.memory.device_process_peak_bytes),
-    "J/epoch": lambda row: row.gpu and row.gpu.energy_per_epoch_j,
-    "loss": lambda row: row.training and row.training.epoch_loss[-1],
-    "acc %": lambda row: row.training and 100 * (row.training.epoch_accuracy[-1] or 0.0),
-    "skips": lambda row: row.training and len(row.training.skipped_steps),
-}
-
 # Left out of a table in which no row has them.
 GPU_ONLY = ("device MB", "J/epoch")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the table: equal rows of --repeats together."""
-
-    rows: tuple[RowResult, ...]
-
-    @property
-    def first(self) -> RowResult:
-        return self.rows[0]
-
-    @property
-    def mode(self) -> tuple[str, bool, str]:
-        """What a speed-up is taken within: framework, compile mode and loop."""
-        return self.first.framework, self.first.compile, self.first.loop
-
-    @property
-    def name(self) -> str:
-        framework, compile, loop = self.mode
-        return f"{framework} {self.first.precision}{' compiled' if compile else ''}{' fit' if loop == 'fit' else ''}"
-
-    def values(self, measure: str) -> list[float]:
-        """The measure of each repeat; empty unless every repeat was trained and has it."""
-        values = [MEASURES[measure](row) for row in self.rows if row.status is Status.OK]
-        known = [value for value in values if value is not None]
-        return known if len(known) == len(self.rows) else []
-
-    @property
-    def steady_epochs_s(self) -> list[list[float]]:
-        """The seconds of each process's steady epochs; empty unless every repeat was trained."""
-        epochs_s = [row.timing.epoch_s[1:] for row in self.rows if row.status is Status.OK and row.timing]
-        return epochs_s if len(epochs_s) == len(self.rows) else []
-
-    def median(self, measure: str) -> float | None:
-        values = self.values(measure)
-        return float(np.median(values)) if values else None
+def tables(results: Results, tablefmt: str) -> str:
+    """The speed table, what it can't say itself, the parity table, the manifest, and the logs' ends of failed rows."""
+    if not results.rows:
+        return "no row has ended"
+    lines = [speed_table(results.rows, tablefmt), "", *(f"- {note}" for note in notes(results.rows))]
+    if results.parity:
+        lines += [
+            "\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement",
+            f"\n{parity_table(results.parity, tablefmt)}\n",
+            *(f"- {note}" for note in [*failures(results.parity), *extents(results.parity)]),
+        ]
+    if manifest := manifest_table(results.rows, tablefmt):
+        lines.append(f"\n{manifest}")
+    return "\n".join([*lines, *(f"\n{tail}" for tail in log_tails(results.rows))])
 
 
 def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
@@ -100,9 +55,9 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     speed-up and saved compare with float32 of the same framework, compile mode and loop; saved is of the steady memory,
     since what autotuning takes in the first epoch is another for every precision.
     """
-    lines = _group(rows)
-    baselines = {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
-    table = [_cells(line, baselines.get(line.mode)) for line in lines]
+    lines = group(rows)
+    of_mode = baselines(lines)
+    table = [_cells(line, of_mode.get(line.mode)) for line in lines]
     for column in GPU_ONLY:
         if all(cells[column] == NOTHING for cells in table):
             for cells in table:
@@ -118,7 +73,7 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
 
 def notes(rows: Sequence[RowResult]) -> list[str]:
     """What the numbers can't say: why a row is slow or missing, how memory was read, whether the starts agree."""
-    lines = _group(rows)
+    lines = group(rows)
     said = [
         *(
             f"{names}: {printable(detail)}"
@@ -262,53 +217,39 @@ def _label(entry: ParityEntry) -> str:
     return f"{printable(entry.precision)}{' compiled' if entry.compile else ''}"
 
 
-def _group(rows: Sequence[RowResult]) -> list[Line]:
-    groups: dict[tuple[str, str, bool, str], list[RowResult]] = {}
-    for row in rows:
-        groups.setdefault((row.framework, row.precision, row.compile, row.loop), []).append(row)
-    return [Line(tuple(group)) for group in groups.values()]
-
-
 def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
     step_ms, steady_mb = line.median("step ms"), line.median("steady MB")
     baseline_step_ms = baseline.median("step ms") if baseline else None
     baseline_steady_mb = baseline.median("steady MB") if baseline else None
-    interval = _interval(line, baseline) if baseline and baseline is not line else None
+    ends = interval(line, baseline) if baseline and baseline is not line else None
     return {
         "framework": line.first.framework,
         "precision": line.first.precision,
         "compile": "on" if line.first.compile else "off",
         "loop": line.first.loop,
-        "step ms": _number(step_ms),
+        "step ms": number(step_ms),
         "spread ms": _spread(line),
         "speed-up": f"{baseline_step_ms / step_ms:.2f}x" if baseline_step_ms and step_ms else NOTHING,
-        "95 %": f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else NOTHING,
-        "x floor": _number(line.median("x floor")),
-        "first s": _number(line.median("first s")),
-        "total s": _number(line.median("total s")),
-        "images/s": _number(line.median("images/s")),
-        "base MB": _number(line.median("base MB")),
-        "peak MB": _number(line.median("peak MB")),
-        "used MB": _number(line.median("used MB")),
-        "steady MB": _number(steady_mb),
-        "device MB": _number(line.median("device MB")),
-        "J/epoch": _number(line.median("J/epoch")),
+        "95 %": f"{ends[0]:.2f}-{ends[1]:.2f}" if ends else NOTHING,
+        "x floor": number(line.median("x floor")),
+        "first s": number(line.median("first s")),
+        "total s": number(line.median("total s")),
+        "images/s": number(line.median("images/s")),
+        "base MB": number(line.median("base MB")),
+        "peak MB": number(line.median("peak MB")),
+        "used MB": number(line.median("used MB")),
+        "steady MB": number(steady_mb),
+        "device MB": number(line.median("device MB")),
+        "J/epoch": number(line.median("J/epoch")),
         "saved": f"{round(100 * (1 - steady_mb / baseline_steady_mb))} %"
         if baseline_steady_mb and steady_mb
         else NOTHING,
-        "loss": _number(line.median("loss")),
-        "acc %": _number(line.median("acc %")),
-        "skips": _number(line.median("skips")),
+        "loss": number(line.median("loss")),
+        "acc %": number(line.median("acc %")),
+        "skips": number(line.median("skips")),
         "parity": _parity(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
-
-
-def _interval(line: Line, baseline: Line) -> tuple[float, float] | None:
-    """Of the speed-up; of fewer epochs than a median leaves one out of on either side, it would be a guess."""
-    sides = baseline.steady_epochs_s, line.steady_epochs_s
-    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
-    return speed_up_interval(*sides) if enough else None
 
 
 def _unstable(line: Line) -> str:
@@ -339,7 +280,7 @@ def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
     for framework in dict.fromkeys(row.framework for row in rows):
         trained = [row for row in rows if row.framework == framework and row.status is Status.OK and row.setting]
         for fact in dict.fromkeys(fact for row in trained for fact in row.setting):
-            found = _named(_group(trained), partial(_setting_values, fact=fact))
+            found = _named(group(trained), partial(_setting_values, fact=fact))
             if len(found) > 1:
                 values = "; ".join(f"{printable(value[:40])} of {names}" for value, names in found)
                 said.append(f"UNLIKE: {printable(fact)} is not the same for all: {values}")
@@ -364,10 +305,6 @@ def _named(lines: Sequence[Line], texts_of: Callable[[Line], Sequence[str]]) -> 
     return [(text, ", ".join(named)) for text, named in names.items()]
 
 
-def _megabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e6
-
-
 def _parity(line: Line) -> str:
     """pass, or the name of the check that failed worst; a loss that is not finite passes nothing."""
     checks = worst_first(check for row in line.rows for check in row.checks)
@@ -382,18 +319,11 @@ def _spread(line: Line) -> str:
     """One process: 5th to 95th percentile over its steady epochs. Several: least to greatest of their medians."""
     medians = line.values("step ms")
     if len(medians) > 1:
-        return f"{_number(min(medians))}-{_number(max(medians))}"
+        return f"{number(min(medians))}-{number(max(medians))}"
     if medians and line.first.timing and line.first.timing.step_s:
         step_s = line.first.timing.step_s
-        return f"{_number(step_s.p05 * 1e3)}-{_number(step_s.p95 * 1e3)}"
+        return f"{number(step_s.p05 * 1e3)}-{number(step_s.p95 * 1e3)}"
     return NOTHING
-
-
-def _number(value: float | None) -> str:
-    """Three significant digits, more only for what is 100 and larger."""
-    if value is None:
-        return NOTHING
-    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _difference(check: Check) -> str:

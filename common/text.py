@@ -1,6 +1,7 @@
 """Text for people: made fit to be shown where it may come from elsewhere, and said on stderr."""
 
 import io
+import os
 import sys
 from contextlib import suppress
 
@@ -30,3 +31,16 @@ def forgive_letters() -> None:
     """Let stdout write out what its encoding doesn't hold, as stderr does, where print() would fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def show(text: str) -> bool:
+    """Print on stdout; return False where that leads to a full disk. A reader that has gone (`| head`) is fine."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"the tables can't be printed: {error.strerror}")
+        return False
+    return True

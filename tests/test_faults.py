@@ -31,10 +31,9 @@ from common.memory import Memory, OutOfMemory
 from common.nvml import GpuUse, GpuWatch
 from common.results import Results, RowResult, Status, make_row, read_json, write_json
 from common.store import Store
-from common.table import notes, speed_table
+from common.table import notes, speed_table, tables
 from common.timing import EpochClock, StepTimes, Timing
 from common.worker import train_row
-from run_parity import tables
 from tests.conftest import ROOT, needs_torch, run_parity
 from tests.fakes import fake_python, fake_worker, is_alive, say_versions, started, wait_until
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import run_parity
+from common import runner
 from common.interrupts import SIGNALS, Interrupts
 from common.results import Results, read_json
 from tests.fakes import fake_worker, started
@@ -29,7 +30,7 @@ def run_with(tmp_path: Path) -> int:
 def test_while_the_versions_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_parity, "describe_setting", interrupt)
+    monkeypatch.setattr(runner, "describe_setting", interrupt)
     start_s = time.monotonic()
     assert (run_with(tmp_path), started(tmp_path)) == (130, [])
     assert time.monotonic() - start_s < 10
@@ -39,7 +40,7 @@ def test_while_the_versions_are_asked_for(
 def test_while_the_runs_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_parity, "compare_runs", interrupt)
+    monkeypatch.setattr(runner, "compare_runs", interrupt)
     assert (run_with(tmp_path), len(started(tmp_path))) == (130, 2)
     assert "float64" in capsys.readouterr().out
     assert len(read_json(tmp_path / "run" / "results.json", Results).rows) == 2

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import run_parity
+from common import runner
 from common.config import Precision
+from common.options import plan
 from common.results import Results, write_json
 from tests.conftest import run_parity as run_program
 from tests.conftest import run_python
@@ -42,7 +44,7 @@ def test_wrong_input(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(run_parity, "launch_row", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(runner, "launch_row", lambda *_: pytest.fail("a process was started"))
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stopped:
         run_parity.main(["--preset", "smoke", *output, *arguments])
@@ -86,13 +88,13 @@ def test_resume_refuses_what_it_cannot_read(tmp_path: Path, capsys: pytest.Captu
     assert "argument --resume" in capsys.readouterr().err
 
 
-def plan(*arguments: str) -> list[str]:
+def row_ids(*arguments: str) -> list[str]:
     parser = run_parity.make_parser()
-    return [config.row_id for config in run_parity.plan(parser, parser.parse_args(["--preset", "smoke", *arguments]))]
+    return [config.row_id for config in plan(parser, parser.parse_args(["--preset", "smoke", *arguments]))]
 
 
 def test_every_row_of_both() -> None:
-    rows = plan("--precisions", "float32", "--compile", "both", "--loop", "both")
+    rows = row_ids("--precisions", "float32", "--compile", "both", "--loop", "both")
     assert rows == [
         "tensorflow-float32-custom-compile-off-r0",
         "tensorflow-float32-fit-compile-off-r0",
@@ -104,7 +106,7 @@ def test_every_row_of_both() -> None:
 
 
 def test_repeats_are_rows() -> None:
-    assert plan("--frameworks", "torch", "--precisions", "float32", "--repeats", "2") == [
+    assert row_ids("--frameworks", "torch", "--precisions", "float32", "--repeats", "2") == [
         "torch-float32-custom-compile-off-r0",
         "torch-float32-custom-compile-off-r1",
     ]
@@ -112,11 +114,11 @@ def test_repeats_are_rows() -> None:
 
 def test_the_cpu_preset_has_every_precision() -> None:
     parser = run_parity.make_parser()
-    configs = run_parity.plan(parser, parser.parse_args(["--preset", "cpu"]))
+    configs = plan(parser, parser.parse_args(["--preset", "cpu"]))
     assert {config.precision for config in configs} == set(Precision)
 
 
 def test_a_size_given_replaces_the_presets() -> None:
     parser = run_parity.make_parser()
-    config, *_ = run_parity.plan(parser, parser.parse_args(["--preset", "smoke", "--filters", "4", "--epochs", "7"]))
+    config, *_ = plan(parser, parser.parse_args(["--preset", "smoke", "--filters", "4", "--epochs", "7"]))
     assert (config.model.filters, config.train.epochs, config.train.batch_size) == (4, 7, 8)

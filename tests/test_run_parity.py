@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import run_parity as program
+from common import runner
 from common.config import Precision, RunConfig
 from common.parity import FLOAT32_TRAINING, RULES, Check
 from common.results import Results, RowResult, Status, judge, make_row, read_json
@@ -173,7 +174,7 @@ def test_a_row_is_on_disk_before_it_is_said_to_have_ended(tmp_path: Path, monkey
 
         yield SimpleNamespace(start_row=print, event=print, end_row=end_row)
 
-    monkeypatch.setattr(program, "reporting", reporting)
+    monkeypatch.setattr(runner, "reporting", reporting)
     assert program.main([*TWO_FAKE_ROWS, "--output", str(output), "--torch-python", fake_worker(tmp_path)]) == 0
     assert on_disk == started(tmp_path)
 
@@ -182,7 +183,7 @@ def test_a_row_is_on_disk_before_it_is_said_to_have_ended(tmp_path: Path, monkey
 def test_runs_that_cannot_be_compared_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    monkeypatch.setattr(program, "compare_runs", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(runner, "compare_runs", lambda *_: (_ for _ in ()).throw(error))
     arguments = [*TWO_FAKE_ROWS, "--output", str(tmp_path / "run"), "--torch-python", fake_worker(tmp_path), "--quiet"]
     assert program.main(arguments) == 3
     printed = capsys.readouterr()

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from common import store as store_module
 from common.results import Arrays, Results, Status, read_json, write_arrays, write_json
+from common.runner import compare_runs
 from common.store import Store, StoreError
+from common.table import tables
 from common.weights import draw_weights
-from run_parity import compare_runs, tables
 from tests.conftest import ROOT
 
 PUBLISHED = json.loads((ROOT / "results" / "cpu" / "results.json").read_text())

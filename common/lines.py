@@ -1,0 +1,102 @@
+"""The lines of a table: equal rows of --repeats together, and what is read off them.
+
+Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.config import Precision
+from common.results import RowResult, Status
+from common.statistics import LEAST_EPOCHS, speed_up_interval
+
+NOTHING = "-"
+
+# What is read off one row; None where it has no such reading (a steady step after one epoch, say).
+MEASURES: dict[str, Callable[[RowResult], Any]] = {
+    "step ms": lambda row: row.timing and row.timing.step_s and row.timing.step_s.median * 1e3,
+    "x floor": lambda row: row.limits and row.limits.times_floor,
+    "first s": lambda row: row.timing and row.timing.first_step_s,
+    "total s": lambda row: row.timing and row.timing.total_s,
+    "images/s": lambda row: row.timing and row.timing.images_per_s,
+    "base MB": lambda row: row.memory and row.memory.baseline_bytes / 1e6,
+    "peak MB": lambda row: row.memory and row.memory.peak_bytes / 1e6,
+    "used MB": lambda row: row.memory and row.memory.used_bytes / 1e6,
+    "steady MB": lambda row: row.memory and _megabytes(row.memory.steady_used_bytes),
+    "device MB": lambda row: row.memory and _megabytes(row.memory.device_process_peak_bytes),
+    "J/epoch": lambda row: row.gpu and row.gpu.energy_per_epoch_j,
+    "loss": lambda row: row.training and row.training.epoch_loss[-1],
+    "acc %": lambda row: row.training and 100 * (row.training.epoch_accuracy[-1] or 0.0),
+    "skips": lambda row: row.training and len(row.training.skipped_steps),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: equal rows of --repeats together."""
+
+    rows: tuple[RowResult, ...]
+
+    @property
+    def first(self) -> RowResult:
+        return self.rows[0]
+
+    @property
+    def mode(self) -> tuple[str, bool, str]:
+        """What a speed-up is taken within: framework, compile mode and loop."""
+        return self.first.framework, self.first.compile, self.first.loop
+
+    @property
+    def name(self) -> str:
+        framework, compile, loop = self.mode
+        return f"{framework} {self.first.precision}{' compiled' if compile else ''}{' fit' if loop == 'fit' else ''}"
+
+    def values(self, measure: str) -> list[float]:
+        """The measure of each repeat; empty unless every repeat was trained and has it."""
+        values = [MEASURES[measure](row) for row in self.rows if row.status is Status.OK]
+        known = [value for value in values if value is not None]
+        return known if len(known) == len(self.rows) else []
+
+    @property
+    def steady_epochs_s(self) -> list[list[float]]:
+        """The seconds of each process's steady epochs; empty unless every repeat was trained."""
+        epochs_s = [row.timing.epoch_s[1:] for row in self.rows if row.status is Status.OK and row.timing]
+        return epochs_s if len(epochs_s) == len(self.rows) else []
+
+    def median(self, measure: str) -> float | None:
+        values = self.values(measure)
+        return float(np.median(values)) if values else None
+
+
+def group(rows: Sequence[RowResult]) -> list[Line]:
+    """The lines, in the order of their first rows."""
+    groups: dict[tuple[str, str, bool, str], list[RowResult]] = {}
+    for row in rows:
+        groups.setdefault((row.framework, row.precision, row.compile, row.loop), []).append(row)
+    return [Line(tuple(group)) for group in groups.values()]
+
+
+def baselines(lines: Sequence[Line]) -> dict[tuple[str, bool, str], Line]:
+    """The float32 line of each mode, which the others of it are compared with."""
+    return {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
+
+
+def interval(line: Line, baseline: Line) -> tuple[float, float] | None:
+    """The 95 % interval of the speed-up over the baseline; of fewer than three epochs it would be a guess."""
+    sides = baseline.steady_epochs_s, line.steady_epochs_s
+    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
+    return speed_up_interval(*sides) if enough else None
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, more only for what is 100 and larger."""
+    if value is None:
+        return NOTHING
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6

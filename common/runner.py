@@ -1,0 +1,113 @@
+"""The rows of one experiment: run one after the other, each in its own process, and then held to each other."""
+
+import platform
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from common.agreement import ArraysOf, check_pairs, complete_checks
+from common.config import RunConfig
+from common.hardware import cpu_name
+from common.interrupts import Interrupts
+from common.launch import launch_row
+from common.limits import Ceilings, best_ceilings, find_limits
+from common.progress import reporting
+from common.results import Results, RowResult, Status, in_order, judge
+from common.setting import describe_setting, row_key
+from common.store import Store, StoreError
+from common.text import in_one_line, say
+
+
+def run_experiment(
+    arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
+) -> tuple[Results, bool]:
+    """Run the rows that the store does not have and compare all of them.
+
+    Returns the results, and whether they could be compared and are all on disk; the first signal ends it early.
+    """
+    earlier = store.read(configs)
+    results = Results(
+        command=command,
+        earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
+        environment=describe_parent(),
+        rows=in_order(earlier.rows),
+    )
+    results = run_rows(arguments, configs, results, store, interrupts)
+    if interrupts.number:
+        return results, False
+    if not arguments.quiet:
+        say("holding the runs to float64 and to each other")
+    is_compared = True
+    try:
+        with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
+            results = compare_runs(results, store.arrays_of)
+    except (StoreError, MemoryError) as error:
+        say(f"the runs could not be compared: {in_one_line(error) or 'out of memory'}")
+        is_compared = False
+    store.save(results)
+    return results, is_compared and store.is_whole
+
+
+def run_rows(
+    arguments: Namespace, configs: Sequence[RunConfig], results: Results, store: Store, interrupts: Interrupts
+) -> Results:
+    """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
+    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
+    device, settings = configs[0].execution.device, {}
+    with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
+        settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
+    rows = {row.config.row_id: row for row in results.rows}
+    is_kept = False
+    with reporting(configs, arguments.quiet) as reporter:
+        for config in configs:
+            if interrupts.number:
+                break
+            reporter.start_row(config)
+            row, setting = rows.get(config.row_id), settings[config.framework]
+            key = row_key(config, setting)
+            if row is None or row.status is not Status.OK or (row.config, row.key) != (config, key):
+                if row and row.status is Status.OK and not is_kept:
+                    store.keep()
+                    is_kept = True
+                python, folder = pythons[config.framework], store.row_folder(config)
+                row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
+                rows[config.row_id] = row = replace(row, setting=setting, key=key)
+            ordered = in_order(rows.values())
+            results = replace(results, rows=ordered, parity=judge(ordered))
+            store.save(results)
+            reporter.end_row(row)
+    return results
+
+
+def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
+    """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
+    rows = complete_checks(share_limits(results.rows), arrays_of)
+    return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
+
+
+def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:
+    """Hold all rows of one device and precision to one limit, the best that any of them measured."""
+
+    def same(row: RowResult) -> tuple[str, str]:
+        return row.environment.device["name"] if row.environment else "", row.precision
+
+    measured: dict[tuple[str, str], list[Ceilings]] = {}
+    for row in rows:
+        if row.limits:
+            measured.setdefault(same(row), []).append(row.limits.ceilings)
+    return [
+        replace(row, limits=find_limits(row.config, best_ceilings(measured[same(row)]), row.timing.step_s))
+        if row.limits and row.timing
+        else row
+        for row in rows
+    ]
+
+
+def describe_parent() -> dict[str, str]:
+    """Where the run was started; each row carries the environment of its own process."""
+    return {"platform": platform.platform(), "python_version": platform.python_version(), "cpu": cpu_name()}
+
+
+def _raise_keyboard_interrupt() -> None:
+    raise KeyboardInterrupt
