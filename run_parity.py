@@ -12,16 +12,25 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from common.config import RunConfig
-from common.interrupts import Interrupts
-from common.options import Parser, add_experiment_options, add_row_options, add_run_options, plan
-from common.results import Results, Status
-from common.runner import run_experiment
-from common.store import Store, StoreError
-from common.table import tables
-from common.text import forgive_letters, printable, say, show
+try:
+    from common.config import RunConfig
+    from common.interrupts import Interrupts
+    from common.options import Parser, add_experiment_options
+    from common.results import Results, Status
+    from common.run_options import add_row_options, add_run_options, plan
+    from common.runner import run_experiment
+    from common.store import Store, StoreError
+    from common.table import tables
+    from common.text import forgive_letters, printable, say, show
+    from common.verbs import compare
+except ModuleNotFoundError as error:  # as outside of the environment that make has made
+    install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
+    print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
+    sys.exit(2)
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
+
+VERBS = {"compare": compare.main}
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should
@@ -34,12 +43,17 @@ EXIT_CODES = """exit codes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run every row, print the tables; returns the exit code."""
+    """Parse, run every row, print the tables, or do what the verb says; returns the exit code."""
     forgive_letters()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in VERBS:
+        return VERBS[words[0]](words[1:])
     parser = make_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     configs = plan(parser, arguments)
-    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
+    if arguments.resume and not arguments.output:
+        parser.error("argument --resume: give the --output whose rows are to be kept")
+    command = [Path(sys.argv[0]).name, *words]
     with Interrupts() as interrupts:
         try:
             store = Store(arguments.output or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ"))
@@ -60,6 +74,9 @@ def run(
     is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
+    if interrupts.number:
+        ended = sum(row.status is not Status.INTERRUPTED for row in results.rows)
+        say(f"interrupted, with {ended} of {len(configs)} rows ended; the same command with --resume --output goes on")
     code = exit_code(results, arguments.allow_missing)
     return code if is_complete and is_printed else max(code, EXIT_SOME_FAILED)
 

@@ -5,7 +5,7 @@ comes back inside the result, so a row can always be run again from its own reco
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 FRAMEWORKS = ("tensorflow", "torch")
@@ -161,6 +161,16 @@ class RunConfig:
     def steps_per_epoch(self) -> int:
         """The last batch of an epoch may be smaller, as in Keras."""
         return math.ceil(self.data.images / self.train.batch_size)
+
+
+def experiment_difference(one: RunConfig, other: RunConfig) -> str:
+    """The first of the sizes and settings in which they train another experiment, in words; "" where they don't."""
+    for part in ("data", "model", "train"):
+        ours, theirs = asdict(getattr(one, part)), asdict(getattr(other, part))
+        for name, value in ours.items():
+            if theirs[name] != value:
+                return f"{name} {value} and not {theirs[name]}"
+    return ""
 
 
 @dataclass(frozen=True)

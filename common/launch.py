@@ -29,7 +29,7 @@ from common.log import CappedLog, last_lines
 from common.nvml import GpuWatch, watch_gpu
 from common.recorder import OnEvent
 from common.results import RowResult, Status, make_row, read_arrays, read_json, require_consistent, write_json
-from common.setting import MODULES
+from common.setting import MODULES, install_command
 from common.text import in_one_line
 from common.weights import weight_shapes
 
@@ -38,8 +38,9 @@ DRAIN_S = 2.0  # for the last of its output, once it has ended
 LOG_TAIL_LINES = 20
 LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the largest run has 200
 
-_ROOT = Path(__file__).resolve().parent.parent
+WITHOUT_NUMPY = "ModuleNotFoundError: No module named 'numpy'"
 
+_ROOT = Path(__file__).resolve().parent.parent
 
 # What the last lines of the log are kept of.
 _FAILED = (Status.CRASHED, Status.KILLED, Status.NO_RESULT, Status.IMPORT_ERROR, Status.OOM, Status.TIMEOUT)
@@ -81,7 +82,10 @@ def launch_row(
         row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
     elif was_ended and expired.is_set():
         row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
-    return _with_log(_with_gpu_use(row, gpu), folder)
+    row = _with_log(_with_gpu_use(row, gpu), folder)
+    if row.log_tail[-1:] == [WITHOUT_NUMPY]:  # without it a worker can't even say so
+        return make_row(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
+    return row
 
 
 def arrays_file(folder: Path) -> Path:

@@ -17,11 +17,12 @@ from common.text import say
 
 
 class Reporter(Protocol):
-    """Told when a row starts, at each of its events, and when it has ended."""
+    """Told when a row starts, at each of its events, and when it has ended; or that it is kept from an earlier run."""
 
     def start_row(self, config: RunConfig) -> None: ...
     def event(self, event: dict[str, Any]) -> None: ...
     def end_row(self, row: RowResult) -> None: ...
+    def keep_row(self, row: RowResult) -> None: ...
 
 
 class Silent:
@@ -30,6 +31,7 @@ class Silent:
     def start_row(self, config: RunConfig) -> None: ...
     def event(self, event: dict[str, Any]) -> None: ...
     def end_row(self, row: RowResult) -> None: ...
+    def keep_row(self, row: RowResult) -> None: ...
 
 
 class Lines:
@@ -37,7 +39,7 @@ class Lines:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._done = 0
+        self._ended = self._kept = 0
         self._start_s = self._row_start_s = time.monotonic()
 
     def start_row(self, config: RunConfig) -> None:
@@ -47,13 +49,19 @@ class Lines:
         pass
 
     def end_row(self, row: RowResult) -> None:
-        self._done += 1
+        self._ended += 1
         now_s = time.monotonic()
-        left_s = (now_s - self._start_s) / self._done * (self._rows - self._done)
-        say(
-            f"[{self._done}/{self._rows}] {row.config.row_id}: {row.status}, "
-            f"{now_s - self._row_start_s:.1f} s, about {left_s:.0f} s left"
-        )
+        left_s = (now_s - self._start_s) / self._ended * (self._rows - self._ended - self._kept)
+        took_s = now_s - self._row_start_s
+        say(f"{self._place} {row.config.row_id}: {row.status}, {took_s:.1f} s, about {left_s:.0f} s left")
+
+    def keep_row(self, row: RowResult) -> None:
+        self._kept += 1
+        say(f"{self._place} {row.config.row_id}: kept")
+
+    @property
+    def _place(self) -> str:
+        return f"[{self._ended + self._kept}/{self._rows}]"
 
 
 class Bar:
@@ -72,7 +80,13 @@ class Bar:
         self._progress.update(self._task, completed=sum(self._units[: self._row]) + 1 + event.get("epoch", 0))
 
     def end_row(self, row: RowResult) -> None:
-        self._progress.console.print(f"{row.config.row_id}: {row.status}", highlight=False)
+        self._pass(row, str(row.status))
+
+    def keep_row(self, row: RowResult) -> None:
+        self._pass(row, "kept")
+
+    def _pass(self, row: RowResult, outcome: str) -> None:
+        self._progress.console.print(f"{row.config.row_id}: {outcome}", highlight=False)
         self._row += 1
         self._progress.update(self._task, completed=sum(self._units[: self._row]))
 

@@ -32,11 +32,12 @@ def run_experiment(
         earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
         environment=describe_parent(),
         rows=in_order(earlier.rows),
+        parity=judge(in_order(earlier.rows)),
     )
     results = run_rows(arguments, configs, results, store, interrupts)
     if interrupts.number:
         return results, False
-    if not arguments.quiet:
+    if not arguments.quiet and any(row.training for row in results.rows):
         say("holding the runs to float64 and to each other")
     is_compared = True
     try:
@@ -63,16 +64,18 @@ def run_rows(
         for config in configs:
             if interrupts.number:
                 break
-            reporter.start_row(config)
             row, setting = rows.get(config.row_id), settings[config.framework]
             key = row_key(config, setting)
-            if row is None or row.status is not Status.OK or (row.config, row.key) != (config, key):
-                if row and row.status is Status.OK and not is_kept:
-                    store.keep()
-                    is_kept = True
-                python, folder = pythons[config.framework], store.row_folder(config)
-                row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
-                rows[config.row_id] = row = replace(row, setting=setting, key=key)
+            if row is not None and row.status is Status.OK and (row.config, row.key) == (config, key):
+                reporter.keep_row(row)
+                continue
+            if row and row.status is Status.OK and not is_kept:
+                store.keep()
+                is_kept = True
+            reporter.start_row(config)
+            python, folder = pythons[config.framework], store.row_folder(config)
+            row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
+            rows[config.row_id] = row = replace(row, setting=setting, key=key)
             ordered = in_order(rows.values())
             results = replace(results, rows=ordered, parity=judge(ordered))
             store.save(results)

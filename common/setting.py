@@ -56,6 +56,11 @@ def row_key(config: RunConfig, setting: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([asdict(config), setting], sort_keys=True).encode()).hexdigest()
 
 
+def install_command(framework: str, python: str) -> str:
+    """What adds the framework, and NumPy with it, to the interpreter `python`, at the version measured here."""
+    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
+
+
 def _versions_of(python: str, framework: str) -> dict[str, str]:
     """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
     with suppress(OSError, RuntimeError):

@@ -12,12 +12,12 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from common.config import RunConfig
+from common.config import RunConfig, experiment_difference
 from common.files import open_plain, require_folder, sweep
 from common.launch import arrays_file
 from common.results import (
@@ -37,6 +37,20 @@ from common.weights import weight_shapes
 
 class StoreError(Exception):
     """The folder can't be used; the message says why, and what would be right."""
+
+
+def read_results(path: Path) -> Results:
+    """The results of a file, or of the folder that it lies in; StoreError, in one line, where they can't be read."""
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        results = read_json(file, Results)
+        for row in results.rows:
+            require_consistent(row)
+    except FileNotFoundError as error:
+        raise StoreError(f"{file} is not there") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} can't be read ({in_one_line(error)})") from error
+    return results
 
 
 class Store:
@@ -118,11 +132,9 @@ class Store:
         if not os.path.lexists(self.path):
             return Results([], {})
         try:
-            results = read_json(self.path, Results)
-            for row in results.rows:
-                require_consistent(row)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path} can't be read ({in_one_line(error)}); give another --output") from error
+            results = read_results(self.path)
+        except StoreError as reason:
+            raise StoreError(f"{reason}; give another --output") from reason
         self._refuse_another_experiment(results.rows, configs[0])
         asked = {config.row_id for config in configs}
         return replace(results, rows=[row for row in results.rows if self._is_whole(row, row.config.row_id in asked)])
@@ -157,14 +169,8 @@ class Store:
     def _refuse_another_experiment(self, earlier: Sequence[RowResult], asked: RunConfig) -> None:
         """Rows of two experiments can't stand in one table, and those that are there are not to be lost."""
         for row in earlier:
-            for part in ("data", "model", "train"):
-                theirs, ours = asdict(getattr(row.config, part)), asdict(getattr(asked, part))
-                if differing := [name for name in theirs if theirs[name] != ours[name]]:
-                    name = differing[0]
-                    raise StoreError(
-                        f"{self.folder} holds another experiment, with {name} {theirs[name]} and not {ours[name]}; "
-                        "give another --output"
-                    )
+            if difference := experiment_difference(row.config, asked):
+                raise StoreError(f"{self.folder} holds another experiment, with {difference}; give another --output")
 
     def _sweep(self) -> None:
         """Remove what a run that was killed left half written."""

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.lines import NOTHING, Line, baselines, group, interval, number
-from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, RULES, Check, worst_first
+from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, RULES, Check, worst_first
 from common.results import ParityEntry, Results, RowResult, Status
 from common.statistics import instability
 from common.text import printable
@@ -63,7 +63,7 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
             for cells in table:
                 del cells[column]
     left_aligned = {"framework", "precision", "compile", "loop", "parity", "status"}
-    return _tabulate(
+    return draw_table(
         [list(cells.values()) for cells in table],
         list(table[0]),
         tablefmt,
@@ -128,7 +128,7 @@ def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
             if part == GRADIENT.part and checks:
                 cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
-    return _tabulate([list(cells.values()) for cells in table], list(table[0]), tablefmt)
+    return draw_table([list(cells.values()) for cells in table], list(table[0]), tablefmt)
 
 
 def extents(entries: Sequence[ParityEntry]) -> list[str]:
@@ -140,7 +140,11 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
             for extent in sorted(found):
                 labels.setdefault(f"{rule.name} over {printable(extent)}", {})[_label(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
-            reason = "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
+            reason = (
+                "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
+                if any(check.name == PRESENCE.name for check in entry.checks)
+                else "not held to float64: the runs were not compared"
+            )
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
     return [f"{text}: {', '.join(names)}" for text, names in labels.items()]
 
@@ -174,7 +178,7 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
                 columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
     if not columns:
         return ""
-    return _tabulate(
+    return draw_table(
         [
             [fact, *(_by_precision(column.get(fact, {})) for column in columns.values())]
             for fact in dict.fromkeys(fact for column in columns.values() for fact in column)
@@ -203,7 +207,7 @@ def _indented(line: str) -> str:
     return f"    {printable(line)}"
 
 
-def _tabulate(table: Sequence[Sequence[str]], headers: Sequence[str], tablefmt: str, **layout: Any) -> str:
+def draw_table(table: Sequence[Sequence[str]], headers: Sequence[str], tablefmt: str, **layout: Any) -> str:
     """A table of cells that stay cells whatever is in them."""
 
     def cell(text: str) -> str:
@@ -247,7 +251,7 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "loss": number(line.median("loss")),
         "acc %": number(line.median("acc %")),
         "skips": number(line.median("skips")),
-        "parity": _parity(line),
+        "parity": parity_of(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
 
@@ -305,7 +309,7 @@ def _named(lines: Sequence[Line], texts_of: Callable[[Line], Sequence[str]]) -> 
     return [(text, ", ".join(named)) for text, named in names.items()]
 
 
-def _parity(line: Line) -> str:
+def parity_of(line: Line) -> str:
     """pass, or the name of the check that failed worst; a loss that is not finite passes nothing."""
     checks = worst_first(check for row in line.rows for check in row.checks)
     if not checks:

@@ -24,10 +24,10 @@ from common.memory import OutOfMemory
 from common.options import Parser, add_experiment_options, make_config
 from common.recorder import OnArrays, OnEvent
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
-from common.setting import MODULES
+from common.setting import MODULES, install_command
 from common.text import forgive_letters, in_one_line
 
-# The packages whose absence means that the framework is not installed, and the one to ask pip for.
+# The packages whose absence means that the framework is not installed.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 
 Run = Callable[[RunConfig, OnEvent, OnArrays | None], RowResult]
@@ -65,7 +65,9 @@ def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArray
         return make_row(config, Status.OOM, "; ".join([str(error), *_advice(config, error)]))
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES[config.framework]:
-            return make_row(config, Status.NOT_INSTALLED, f"install it with: {_install_command(config.framework)}")
+            return make_row(
+                config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, sys.executable)}"
+            )
         traceback.print_exc()
         return make_row(config, Status.IMPORT_ERROR, str(error).partition("\n")[0])
 
@@ -139,11 +141,6 @@ def _advice(config: RunConfig, error: OutOfMemory) -> list[str]:
     if size < config.train.batch_size:
         return [f"by the memory model --batch-size {size} would fit"]
     return ["by the memory model it should fit: is something else using the memory?"]
-
-
-def _install_command(framework: str) -> str:
-    root = Path(__file__).resolve().parent.parent
-    return f"{sys.executable} -m pip install -c {root / 'constraints.txt'} {PACKAGES[framework][0]}"
 
 
 def _print_event(event: dict[str, Any]) -> None:

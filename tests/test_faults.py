@@ -297,19 +297,21 @@ def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(
     assert f"-m pip install -c {ROOT / 'constraints.txt'} torch" in rows_in(tmp_path / "run")[FLOAT32].detail
 
 
-def test_an_interpreter_without_any_package_has_no_framework(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_numpy", [True, False], ids=["with NumPy", "without NumPy"])
+def test_an_interpreter_without_any_package_has_no_framework(tmp_path: Path, has_numpy: bool) -> None:
     """Found out by a real worker, from what Python itself raises."""
     numpy_home = Path(np.__file__).resolve().parent
     (tmp_path / "packages").mkdir()
-    for source in (numpy_home, numpy_home.with_name("numpy.libs")):
+    for source in (numpy_home, numpy_home.with_name("numpy.libs")) if has_numpy else ():
         if source.exists():
             (tmp_path / "packages" / source.name).symlink_to(source)
     bare = tmp_path / "bare python"
     bare.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/packages:{ROOT}' exec {sys.executable} -S \"$@\"\n")
     bare.chmod(0o755)
     arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "--output", tmp_path / "run"]
-    run_parity(*arguments, "--tf-python", bare, "--torch-python", bare)
-    assert statuses(tmp_path / "run") == ["not_installed", "not_installed"]
+    process = run_parity(*arguments, "--tf-python", bare, "--torch-python", bare, "--allow-missing")
+    assert (process.returncode, statuses(tmp_path / "run")) == (4, ["not_installed", "not_installed"])
+    assert f"-m pip install -c {ROOT / 'constraints.txt'} torch" in process.stdout
 
 
 def test_a_framework_that_is_broken_is_an_import_error(tmp_path: Path) -> None:

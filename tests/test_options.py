@@ -1,6 +1,7 @@
 """Does wrong input end in one line that names the option and what would be right, exit code 2, before anything runs?"""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 import run_parity
 from common import runner
 from common.config import Precision
-from common.options import plan
 from common.results import Results, write_json
+from common.run_options import plan
 from tests.conftest import run_parity as run_program
 from tests.conftest import run_python
 
@@ -122,3 +123,18 @@ def test_a_size_given_replaces_the_presets() -> None:
     parser = run_parity.make_parser()
     config, *_ = plan(parser, parser.parse_args(["--preset", "smoke", "--filters", "4", "--epochs", "7"]))
     assert (config.model.filters, config.train.epochs, config.train.batch_size) == (4, 7, 8)
+
+
+def test_resume_needs_the_output_that_it_goes_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_parity.main(["--resume"])
+    assert stopped.value.code == 2
+    assert "give the --output whose rows are to be kept" in capsys.readouterr().err
+
+
+def test_a_python_without_our_packages_says_what_to_do(tmp_path: Path) -> None:
+    process = run_python("-S", "run_parity.py", env={**os.environ, "PYTHONPATH": ""})
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("run_parity.py: this Python has no ")
+    assert "take .venv/bin/python, or: " in line

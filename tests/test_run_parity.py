@@ -172,7 +172,7 @@ def test_a_row_is_on_disk_before_it_is_said_to_have_ended(tmp_path: Path, monkey
         def end_row(row: RowResult) -> None:
             on_disk.append([found.config.row_id for found in read_json(output / "results.json", Results).rows][-1])
 
-        yield SimpleNamespace(start_row=print, event=print, end_row=end_row)
+        yield SimpleNamespace(start_row=print, event=print, end_row=end_row, keep_row=print)
 
     monkeypatch.setattr(runner, "reporting", reporting)
     assert program.main([*TWO_FAKE_ROWS, "--output", str(output), "--torch-python", fake_worker(tmp_path)]) == 0

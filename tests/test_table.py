@@ -159,6 +159,10 @@ def test_the_extent_of_the_comparison_is_said() -> None:
     entries = judge([replace(FLOAT32, checks=[GOOD, curve]), replace(FLOAT16, checks=[GOOD])])
     assert extents(entries) == [
         "C6 loss curve over 9 of 16 steps, then chaos: float32",
+        "C6 loss curve not held to float64: the runs were not compared: mixed_float16",
+    ]
+    compared = Check("C7 presence", 0, 0, True, "every check")
+    assert extents(judge([replace(FLOAT16, checks=[GOOD, compared])])) == [
         "C6 loss curve not held to float64: too large for NumPy, and float64 rows of both frameworks are not there: "
         "mixed_float16",
     ]

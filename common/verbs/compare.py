@@ -1,0 +1,227 @@
+"""Two results of one experiment, row by row: what became faster or slower, and what else changed.
+
+run_parity.py compare results/before results/after
+run_parity.py compare main.json branch.json --fail-above 5     exit code 1 where a row is slower by more than 5 %
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate_formats
+
+from common.config import experiment_difference
+from common.lines import NOTHING, Line, group, number
+from common.options import Parser, positive_float
+from common.results import Results, RowResult, Status
+from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
+from common.store import StoreError, read_results
+from common.table import draw_table, parity_of
+from common.text import printable, show
+
+EXIT_OK, EXIT_SLOWER, EXIT_NOT_SHOWN = 0, 1, 3
+
+# Of processes on either side, from which their own differences show in the interval.
+LEAST_PROCESSES = 3
+
+
+class Change(NamedTuple):
+    """One line of the table in both results. ratio is new over old time, interval its 95 % confidence interval."""
+
+    old: Line
+    new: Line
+    ratio: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def verdict(self) -> str:
+        """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by."""
+        if self.interval is None:
+            return "not judged"
+        margin = 1.0 if self.shows_processes else PROCESSES_DIFFER
+        if self.interval[0] > margin:
+            return "slower"
+        return "faster" if self.interval[1] < 1 / margin else "no difference"
+
+    @property
+    def is_lost(self) -> bool:
+        """It was trained, or passed, and does not any more."""
+        return (is_ok(self.old) and not is_ok(self.new)) or (
+            parity_of(self.old) == "pass" and parity_of(self.new) not in ("pass", NOTHING)
+        )
+
+    @property
+    def shows_processes(self) -> bool:
+        return min(len(self.old.rows), len(self.new.rows)) >= LEAST_PROCESSES
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare as the arguments say; returns the exit code: 0, 1 for what --fail-above fails, 2 usage."""
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        old, new = read_results(arguments.old), read_results(arguments.new)
+    except StoreError as reason:
+        parser.error(str(reason))
+    if difference := another_experiment(old, new):
+        parser.error(f"argument NEW: it is of another experiment, with {difference}; only equal ones can be compared")
+    changes = compare(old, new)
+    if not changes:
+        parser.error("argument NEW: it has no row that OLD has")
+    failing = [] if arguments.fail_above is None else fail_above(changes, arguments.fail_above)
+    lines = [_table(changes, arguments.format), "", *(f"- {note}" for note in notes(old, new, changes))]
+    is_shown = show("\n".join([*lines, *(f"- FAIL: {reason}" for reason in failing)]))
+    return EXIT_SLOWER if failing else EXIT_OK if is_shown else EXIT_NOT_SHOWN
+
+
+def compare(old: Results, new: Results) -> list[Change]:
+    """The lines that both have, in the order of the table."""
+    earlier = {_place(line): line for line in group(old.rows)}
+    return [_change(earlier[_place(line)], line) for line in group(new.rows) if _place(line) in earlier]
+
+
+def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
+    """Why a slow-down of more than this fails, one clause a line; a row that is lost always does."""
+    return [
+        f"{change.new.name} is slower by {100 * (change.ratio - 1):.3g} %, more than {percent:g} %"
+        for change in changes
+        if change.verdict == "slower" and change.ratio is not None and change.ratio > 1 + percent / 100
+    ] + [
+        f"{change.new.name} was {_state(change.old)} and is {_state(change.new)}"
+        for change in changes
+        if change.is_lost
+    ]
+
+
+def notes(old: Results, new: Results, changes: Sequence[Change]) -> list[str]:
+    """What the table can't say: which rows are in one alone, why some are not judged, which versions changed."""
+    return [*_only_in(old, new, "NEW"), *_only_in(new, old, "OLD"), *_doubts(changes), *_changed_facts(old, new)]
+
+
+def another_experiment(old: Results, new: Results) -> str:
+    """What differs in what was trained; "" where it is the same, or one has no rows."""
+    return experiment_difference(old.rows[0].config, new.rows[0].config) if old.rows and new.rows else ""
+
+
+def is_ok(line: Line) -> bool:
+    return all(row.status is Status.OK for row in line.rows)
+
+
+def _make_parser() -> Parser:
+    parser = Parser(prog="run_parity.py compare", description=__doc__)
+    parser.add_argument("old", type=Path, metavar="OLD", help="a results.json, or the folder of one")
+    parser.add_argument("new", type=Path, metavar="NEW", help="likewise")
+    parser.add_argument(
+        "--fail-above",
+        type=positive_float,
+        metavar="PCT",
+        help="exit code 1 if a row is significantly slower, by more than this many percent, or does not run any more",
+    )
+    parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="NAME", help="of the table")
+    return parser
+
+
+def _place(line: Line) -> tuple[str, str, bool, str]:
+    return line.first.framework, line.first.precision, line.first.compile, line.first.loop
+
+
+def _change(old: Line, new: Line) -> Change:
+    before, after = old.median("step ms"), new.median("step ms")
+    sides = new.steady_epochs_s, old.steady_epochs_s
+    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
+    return Change(
+        old,
+        new,
+        ratio=after / before if before and after else None,
+        interval=speed_up_interval(*sides) if enough and before and after else None,
+    )
+
+
+def _table(changes: Sequence[Change], tablefmt: str) -> str:
+    table = [_cells(change) for change in changes]
+    left = {"framework", "precision", "compile", "loop", "verdict", "parity", "status"}
+    return draw_table(
+        [list(cells.values()) for cells in table],
+        list(table[0]),
+        tablefmt,
+        colalign=["left" if column in left else "right" for column in table[0]],
+    )
+
+
+def _cells(change: Change) -> dict[str, str]:
+    old, new = change.old, change.new
+    before, after = old.median("steady MB"), new.median("steady MB")
+    return {
+        "framework": new.first.framework,
+        "precision": new.first.precision,
+        "compile": "on" if new.first.compile else "off",
+        "loop": new.first.loop,
+        "old ms": number(old.median("step ms")),
+        "new ms": number(new.median("step ms")),
+        "new / old": f"{change.ratio:.3f}" if change.ratio else NOTHING,
+        "95 %": f"{change.interval[0]:.3f}-{change.interval[1]:.3f}" if change.interval else NOTHING,
+        "verdict": change.verdict,
+        "old MB": number(before),
+        "new MB": number(after),
+        "memory": f"{after / before:.3f}" if before and after else NOTHING,
+        "parity": _arrow(parity_of(old), parity_of(new)),
+        "status": _arrow(_status(old), _status(new)),
+    }
+
+
+def _only_in(one: Results, other: Results, missing_from: str) -> list[str]:
+    there = {_place(line) for line in group(other.rows)}
+    names = [line.name for line in group(one.rows) if _place(line) not in there]
+    return [f"not in {missing_from}: {', '.join(names)}"] if names else []
+
+
+def _doubts(changes: Sequence[Change]) -> Iterator[str]:
+    judged = [change for change in changes if change.interval]
+    if few := [change.new.name for change in judged if not change.shows_processes]:
+        yield (
+            f"under {LEAST_PROCESSES} processes on a side a difference counts beyond "
+            f"{round(100 * (PROCESSES_DIFFER - 1))} %, as equal processes may differ by; "
+            f"--repeats {LEAST_PROCESSES} or more judges closer: {', '.join(few)}"
+        )
+    if short := [change.new.name for change in changes if change.ratio and not change.interval]:
+        yield f"not judged, with fewer than {LEAST_EPOCHS} steady epochs in a process: {', '.join(short)}"
+
+
+def _changed_facts(old: Results, new: Results) -> Iterator[str]:
+    before, after = _facts(old.rows), _facts(new.rows)
+    changed: dict[str, list[str]] = {}
+    for (framework, fact), value in after.items():
+        earlier = before.get((framework, fact))
+        if earlier is not None and earlier != value:
+            changed.setdefault(f"{printable(fact)}: {printable(earlier)} -> {printable(value)}", []).append(framework)
+    for text, frameworks in changed.items():
+        yield f"changed, {' and '.join(frameworks)}: {text}"
+
+
+def _facts(rows: Sequence[RowResult]) -> dict[tuple[str, str], str]:
+    """Of each framework what its first row says of it."""
+    facts: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if row.environment:
+            said = {
+                "version": row.environment.framework_version,
+                "Python": row.environment.python_version,
+                "NumPy": row.environment.numpy_version,
+                **{f"device {name}": value for name, value in row.environment.device.items()},
+                **row.environment.manifest,
+            }
+            for fact, value in said.items():
+                facts.setdefault((row.framework, fact), value)
+    return facts
+
+
+def _arrow(old: str, new: str) -> str:
+    return old if old == new else f"{old} -> {new}"
+
+
+def _status(line: Line) -> str:
+    return ", ".join(dict.fromkeys(row.status.value for row in line.rows))
+
+
+def _state(line: Line) -> str:
+    return _status(line) if not is_ok(line) else f"ok, parity {parity_of(line)}"
