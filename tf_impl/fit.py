@@ -1,6 +1,6 @@
 """Training through Keras' Model.fit, the article's own path; it has no twin, since PyTorch has no fit.
 
-The same model, loss and optimizer as in train.py, so that what fit adds is all that differs.
+The same layers, loss and optimizer as in train.py (not the stock ones), so that what fit adds is all that differs.
 """
 
 from typing import Any
