@@ -39,9 +39,13 @@ class StoreError(Exception):
     """The folder can't be used; the message says why, and what would be right."""
 
 
-def read_results(path: Path) -> Results:
-    """The results of a file, or of the folder that it lies in; StoreError, in one line, where they can't be read."""
-    file = path / "results.json" if path.is_dir() else path
+def results_file(path: Path) -> Path:
+    """The results.json of a folder that is given instead of it."""
+    return path / "results.json" if path.is_dir() else path
+
+
+def read_results(file: Path) -> Results:
+    """The results in a file; StoreError, in one line, where they can't be read."""
     try:
         results = read_json(file, Results)
         for row in results.rows:

@@ -15,7 +15,7 @@ from common.lines import NOTHING, Line, group, number
 from common.options import Parser, positive_float
 from common.results import Results, RowResult, Status
 from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
-from common.store import StoreError, read_results
+from common.store import StoreError, read_results, results_file
 from common.table import draw_table, parity_of
 from common.text import printable, show
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _make_parser()
     arguments = parser.parse_args(argv)
     try:
-        old, new = read_results(arguments.old), read_results(arguments.new)
+        old, new = (read_results(results_file(path)) for path in (arguments.old, arguments.new))
     except StoreError as reason:
         parser.error(str(reason))
     if difference := another_experiment(old, new):
