@@ -22,7 +22,7 @@ try:
     from common.store import Store, StoreError
     from common.table import tables
     from common.text import forgive_letters, printable, say, show
-    from common.verbs import compare
+    from common.verbs import compare, report
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:  # as outside of the environment that make 
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
-VERBS = {"compare": compare.main}
+VERBS = {"report": report.main, "compare": compare.main}
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should
@@ -74,6 +74,10 @@ def run(
     is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
+    if results.rows and not arguments.no_report and not interrupts.number:
+        page = report.report(results, store.folder / "report", arguments.format)
+        if page and not arguments.quiet:
+            say(f"report: {printable(str(page))}")
     if interrupts.number:
         ended = sum(row.status is not Status.INTERRUPTED for row in results.rows)
         say(f"interrupted, with {ended} of {len(configs)} rows ended; the same command with --resume --output goes on")
@@ -86,6 +90,7 @@ def make_parser() -> Parser:
     add_row_options(parser)
     add_experiment_options(parser)
     run = add_run_options(parser)
+    run.add_argument("--no-report", action="store_true", help="write no page and figures beside the results")
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser
 

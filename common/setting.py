@@ -61,6 +61,11 @@ def install_command(framework: str, python: str) -> str:
     return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
 
 
+def extra_command(extra: str, python: str) -> str:
+    """What adds the packages of one of our extras to the interpreter `python`."""
+    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} -e '{_ROOT}[{extra}]'"
+
+
 def _versions_of(python: str, framework: str) -> dict[str, str]:
     """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
     with suppress(OSError, RuntimeError):

@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.fakes import fake_worker
 
 PRECISIONS = ("float64", "float32", "mixed_float16", "mixed_bfloat16")
-ARGUMENTS = ("--preset", "smoke", "--device", "cpu", "--frameworks", "torch")
+ARGUMENTS = ("--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--no-report")
 LONGEST_S = 60.0
 
 # Tells its pid, an epoch, writes arrays and ends: every kind of file is under way at some moment.

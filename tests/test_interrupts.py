@@ -23,7 +23,18 @@ def interrupt(*_: object) -> Any:
 
 
 def run_with(tmp_path: Path) -> int:
-    arguments = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--precisions", "float64", "float32"]
+    arguments = [
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--frameworks",
+        "torch",
+        "--no-report",
+        "--precisions",
+        "float64",
+        "float32",
+    ]
     return run_parity.main([*arguments, "--output", str(tmp_path / "run"), "--torch-python", fake_worker(tmp_path)])
 
 

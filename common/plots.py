@@ -1,0 +1,375 @@
+"""What a run's results look like: one figure a question, whose title says the finding.
+
+A framework has one colour everywhere, from the palette of Okabe and Ito (https://jfly.uni-koeln.de/color/), which the
+colour-blind tell apart; the mode is a strength or a dash. Figures are narrow, to be read on a phone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
+
+from common.config import FRAMEWORKS, Precision
+from common.data import draw_data
+from common.lines import Line, baselines, group, number
+from common.parity import PAIR_LOSS, RULES, worst_first
+from common.results import ParityEntry, Results, RowResult, Status, Training
+
+COLOURS = {"tensorflow": "#E69F00", "torch": "#0072B2"}
+NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
+STRENGTHS = {(False, "custom"): 1.0, (True, "custom"): 0.6, (False, "fit"): 0.3, (True, "fit"): 0.15}
+DASHES = {(False, "custom"): "-", (True, "custom"): "--", (False, "fit"): ":", (True, "fit"): "-."}
+# Of text, axes and grid: a page replaces them by its own, light or dark.
+INK, FAINT = "#1a1b1c", "#8a8b8c"
+WIDTH_INCHES = 4.8
+TITLE_SIZE, TITLE_WIDTH = 9.5, 52  # points; characters, of which the figure holds as many
+LARGEST_IMAGE = 2**24  # numbers; more are not drawn again for the sake of a picture
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mixed-precision-parity",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """Every figure that these results have something for, by the name of its files."""
+    draw: dict[str, Callable[[Results], Figure | None]] = {
+        "speed": speed,
+        "memory": memory,
+        "floor": floor,
+        "epochs": epochs,
+        "loss": loss,
+        "loss_scale": loss_scale,
+        "parity": parity,
+        "images": images,
+    }
+    return {name: figure for name, function in draw.items() if (figure := function(results))}
+
+
+def speed(results: Results) -> Figure | None:
+    """ms a step of each line, with the spread that the table shows."""
+    lines = [line for line in group(results.rows) if line.median("step ms")]
+    return _bars(lines, "step ms", "ms a step, with its spread; shorter is better", _speed_finding(lines), _spread_ms)
+
+
+def memory(results: Results) -> Figure | None:
+    """Steady MB of each line."""
+    lines = [line for line in group(results.rows) if line.median("steady MB")]
+    kinds = {row.memory.kind for line in lines for row in line.rows if row.memory}
+    label = "steady MB, allocated on the GPU" if kinds == {"gpu_allocator"} else "steady MB, of the process"
+    return _bars(lines, "steady MB", f"{label}; shorter is better", _memory_finding(lines))
+
+
+def floor(results: Results) -> Figure | None:
+    """Each line's step over the least time that the device's bandwidth and arithmetic allow."""
+    lines = [line for line in group(results.rows) if line.median("x floor")]
+    values = [line.median("x floor") or 0.0 for line in lines]
+    title = f"{min(values):.2f} to {max(values):.3g} times the device's limit" if values else ""
+    figure = _bars(lines, "x floor", "step over the least time for it; 1 is the limit", title)
+    if figure:
+        figure.axes[0].axvline(1, color=INK, linewidth=1)
+    return figure
+
+
+def epochs(results: Results) -> Figure | None:
+    """Seconds of each epoch, the expensive first one included."""
+    rows = [row for row in results.rows if row.timing and row.status is Status.OK and row.config.repeat == 0]
+    ratios = [row.timing.epoch_s[0] / np.median(row.timing.epoch_s[1:]) for row in rows if row.timing.epoch_s[1:]]  # type: ignore[union-attr]
+    if not ratios:
+        return None
+    figure, panels = _panels(rows, f"The first epoch takes {min(ratios):.2g} to {max(ratios):.3g} times a later one")
+    for axes, precision in panels:
+        for row in (row for row in rows if row.precision == precision):
+            assert row.timing is not None
+            axes.plot(range(1, len(row.timing.epoch_s) + 1), row.timing.epoch_s, marker=".", **_look(row))
+        _logarithmic(axes)
+        axes.set_ylabel("s")
+    figure.axes[-1].set_xlabel("epoch; seconds on a logarithmic scale")
+    return figure
+
+
+def loss(results: Results) -> Figure | None:
+    """Every step's loss, both frameworks over each other, up to where they can be compared and beyond."""
+    rows = [row for row in results.rows if row.training and row.config.repeat == 0 and row.loop == "custom"]
+    if not rows:
+        return None
+    figure, panels = _panels(rows, _loss_finding(results))
+    for axes, precision in panels:
+        for row in (row for row in rows if row.precision == precision):
+            values = _values(row.training, "loss")
+            axes.plot(np.where(values > 0, values, np.nan), **_look(row))
+        _logarithmic(axes)
+        if (extent := _extent(results.parity, precision)) is not None:
+            axes.axvline(extent, color=INK, linewidth=0.8, linestyle=":")
+            axes.annotate(" compared up to here", (extent, 0.02), xycoords=("data", "axes fraction"), fontsize=7)
+    figure.axes[-1].set_xlabel("step; loss before its update, on a logarithmic scale")
+    return figure
+
+
+def loss_scale(results: Results) -> Figure | None:
+    """The loss scale of each step; a cross where the step was skipped, since a gradient overflowed."""
+    rows = [row for row in results.rows if row.training and row.precision == Precision.MIXED_FLOAT16]
+    rows = [row for row in rows if row.config.repeat == 0]
+    if not rows:
+        return None
+    figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        scales, skipped = _values(row.training, "loss_scale"), _skipped(row)
+        axes.step(range(len(scales)), scales, where="post", **_look(row))
+        size = 9 if row.framework == FRAMEWORKS[0] else 6
+        axes.plot(skipped, scales[skipped], "x", color=COLOURS[row.framework], markersize=size)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    last = max((step for row in rows for step in _skipped(row)), default=0)
+    steps = max(len(_values(row.training, "loss_scale")) for row in rows)
+    axes.set_xlim(-0.5, min(steps, 2 * last + 10))  # from there on nothing happens but growth, every 2000 steps
+    axes.set_xlabel("step; a cross is a step that was skipped")
+    axes.set_ylabel("loss scale")
+    axes.grid()
+    _title(figure, _skip_finding(rows))
+    _legend(figure, rows)
+    return figure
+
+
+def parity(results: Results) -> Figure | None:
+    """Each kind of check as a fraction of its bound, for each precision and compile mode."""
+    entries = [entry for entry in results.parity if entry.checks]
+    if not entries:
+        return None
+    figure = Figure(figsize=(WIDTH_INCHES, 1.5 + 0.28 * len(entries)), layout="constrained")
+    axes = figure.subplots()
+    parts = list(dict.fromkeys(rule.part for rule in RULES))
+    for part, marker in zip(parts, "osD^v<>P*Xhp", strict=False):
+        kinds = {rule.name for rule in RULES if rule.part == part}
+        found = [
+            (checks[0].fraction, place)
+            for place, entry in enumerate(entries)
+            if (checks := worst_first(check for check in entry.checks if check.name in kinds))
+        ]
+        if found:
+            axes.plot(*zip(*found, strict=True), marker, color=INK, alpha=0.6, markersize=5, label=part)
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.set_yticks(
+        range(len(entries)), [f"{entry.precision}{' compiled' if entry.compile else ''}" for entry in entries]
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(left=-0.02)
+    axes.set_xlabel("difference over bound; 1 is the limit")
+    axes.grid(axis="x")
+    _title(figure, _parity_finding(entries))
+    figure.legend(loc="outside lower left", ncols=4)
+    return figure
+
+
+def images(results: Results) -> Figure | None:
+    """The first images of the run."""
+    if not results.rows:
+        return None
+    data = results.rows[0].config.data
+    height, width, channels = data.image_shape
+    if height * width * channels > LARGEST_IMAGE:
+        return None
+    count = min(4, data.images)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.5), layout="constrained")
+    few, _ = draw_data(replace(data, images=count))  # those that a longer draw begins with
+    for image, axes in zip(few, figure.subplots(1, count, squeeze=False)[0], strict=True):
+        axes.imshow(image[:64, :64], interpolation="nearest")
+        axes.set_axis_off()
+    corner = "" if max(height, width) <= 64 else ", their first 64 x 64 pixels"
+    _title(figure, f"The data: uniform noise, {width} x {height}{corner}; labels at random")
+    return figure
+
+
+def _bars(
+    lines: Sequence[Line],
+    measure: str,
+    label: str,
+    title: str,
+    ends: Callable[[Line], tuple[float, float] | None] = lambda line: None,
+) -> Figure | None:
+    """A bar for each line, grouped by precision, with its number beside it."""
+    lines = sorted(lines, key=lambda line: list(Precision).index(Precision(line.first.precision)))
+    if not lines:
+        return None
+    figure = Figure(figsize=(WIDTH_INCHES, 1.3 + 0.24 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    places, ticks = _places(lines)
+    values = [line.median(measure) or 0.0 for line in lines]
+    for place, line, value in zip(places, lines, values, strict=True):
+        framework, compile, loop = line.mode
+        axes.barh(place, value, 0.86, color=COLOURS[framework], alpha=STRENGTHS[compile, loop])
+        low, high = ends(line) or (value, value)
+        if high > low:
+            axes.plot([low, high], [place, place], color=INK, linewidth=1)
+        axes.annotate(
+            number(value), (max(value, high), place), (3, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_yticks(list(ticks.values()), list(ticks))
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    _title(figure, title)
+    patches = [
+        Patch(color=COLOURS[mode[0]], alpha=STRENGTHS[mode[1:]], label=_mode(*mode))
+        for mode in dict.fromkeys(line.mode for line in lines)
+    ]
+    figure.legend(handles=patches, loc="outside lower left", ncols=2)
+    return figure
+
+
+def _places(lines: Sequence[Line]) -> tuple[list[float], dict[str, float]]:
+    """Where each bar stands, a gap after each precision, and where each precision's name does."""
+    places, members = [], dict[str, list[float]]()
+    for index, line in enumerate(lines):
+        place = index + 0.5 * len({other.first.precision for other in lines[: index + 1]})
+        places.append(place)
+        members.setdefault(line.first.precision, []).append(place)
+    return places, {precision: float(np.mean(found)) for precision, found in members.items()}
+
+
+def _panels(rows: Sequence[RowResult], title: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
+    """A small panel for each precision, one below the other."""
+    precisions = [precision.value for precision in Precision if any(row.precision == precision for row in rows)]
+    figure = Figure(figsize=(WIDTH_INCHES, 1.1 + 1.15 * len(precisions)), layout="constrained")
+    panels = figure.subplots(len(precisions), sharex=True, squeeze=False)[:, 0]
+    for axes, precision in zip(panels, precisions, strict=True):
+        axes.set_title(precision, fontsize=8.5, weight="normal", pad=2)
+        axes.grid()
+    _title(figure, title)
+    _legend(figure, rows)
+    return figure, zip(panels, precisions, strict=True)
+
+
+def _title(figure: Figure, title: str) -> None:
+    lines = [wrapped for line in title.splitlines() for wrapped in wrap(line, TITLE_WIDTH)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=TITLE_SIZE, weight="bold")
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Without small ticks and set formulas, which would take half of the time to draw."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _legend(figure: Figure, rows: Sequence[RowResult]) -> None:
+    looks = {_mode(row.framework, row.compile, row.loop): _look(row) for row in rows}
+    handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=2)
+
+
+def _look(row: RowResult) -> dict[str, Any]:
+    """The second framework is drawn thin over the first, so that both are seen where they agree."""
+    width = 2.6 if row.framework == FRAMEWORKS[0] else 1.0
+    return {"color": COLOURS[row.framework], "linestyle": DASHES[row.compile, row.loop], "linewidth": width}
+
+
+def _mode(framework: str, compile: bool, loop: str) -> str:
+    return f"{NAMES[framework]}{', compiled' if compile else ''}{', Model.fit' if loop == 'fit' else ''}"
+
+
+def _spread_ms(line: Line) -> tuple[float, float] | None:
+    medians = line.values("step ms")
+    if len(medians) > 1:
+        return min(medians), max(medians)
+    timing = line.first.timing
+    return (timing.step_s.p05 * 1e3, timing.step_s.p95 * 1e3) if timing and timing.step_s else None
+
+
+def _speed_finding(lines: Sequence[Line]) -> str:
+    """The best mixed precision of each framework over its float32, in our own uncompiled loop where it is there."""
+    return _best(lines, "step ms", lambda before, after: before / after, "{precision} is {gain:.2f}x as fast")
+
+
+def _memory_finding(lines: Sequence[Line]) -> str:
+    return _best(
+        lines, "steady MB", lambda before, after: 1 - after / before, "{precision} takes {gain:.0%} less memory"
+    )
+
+
+def _best(lines: Sequence[Line], measure: str, gain: Callable[[float, float], float], words: str) -> str:
+    of_mode, found = baselines(lines), []
+    for framework in FRAMEWORKS:
+        gains = [
+            (gain(before, after), line)
+            for line in lines
+            if line.mode == (framework, False, "custom")
+            and line.first.precision.startswith("mixed_")
+            and line.mode in of_mode
+            and (before := of_mode[line.mode].median(measure))
+            and (after := line.median(measure))
+        ]
+        if gains:
+            best, line = max(gains, key=lambda pair: pair[0])
+            found.append(f"{NAMES[framework]}: {words.format(precision=line.first.precision, gain=best)}")
+    return "\n".join(found) or "no mixed precision to compare with float32"
+
+
+def _loss_finding(results: Results) -> str:
+    checks = [check for entry in results.parity for check in entry.checks if check.name == PAIR_LOSS.name]
+    if not checks:
+        return "The loss of every step"
+    return (
+        "Both frameworks' losses agree as far as they can be compared"
+        if all(check.passed for check in checks)
+        else "The frameworks' losses do NOT agree"
+    )
+
+
+def _extent(entries: Sequence[ParityEntry], precision: str) -> int | None:
+    """Up to which step the pair was compared, where that is not the whole run."""
+    for entry in entries:
+        for check in entry.checks:
+            words = check.where.rpartition(": ")[2].split()
+            if entry.precision == precision and check.name == PAIR_LOSS.name and words[1:2] == ["of"]:
+                return int(words[0]) if words[0].isdecimal() else None
+    return None
+
+
+def _skip_finding(rows: Sequence[RowResult]) -> str:
+    skipped = {tuple(_skipped(row)) for row in rows}
+    if len(skipped) > 1:
+        return "The rows skip different steps"
+    (steps,) = skipped
+    where = f"steps {', '.join(map(str, steps[:12]))}{' ...' if len(steps) > 12 else ''}" if steps else "no step"
+    return f"mixed_float16 skips {where}{', in every row' if len(rows) > 1 else ''}"
+
+
+def _parity_finding(entries: Sequence[ParityEntry]) -> str:
+    worst = worst_first(check for entry in entries for check in entry.checks)[0]
+    failed = sum(not check.passed for entry in entries for check in entry.checks)
+    if failed:
+        return f"{failed} check{'s' if failed > 1 else ''} FAILED; the worst is {worst.name}"
+    return f"Every check passes; the worst takes {worst.fraction:.0%} of its bound"
+
+
+def _values(training: Training | None, name: str) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in getattr(training, name)], float)
+
+
+def _skipped(row: RowResult) -> list[int]:
+    return row.training.skipped_steps if row.training else []

@@ -1,0 +1,71 @@
+"""Look at results: a page that needs no network, its figures as SVG and PNG, the tables as text and every row as CSV.
+
+run_parity.py report results/h100
+run_parity.py report runs/before runs/after --output pages --format github
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate_formats
+
+from common.options import Parser
+from common.results import Results
+from common.setting import extra_command
+from common.store import StoreError, read_results, results_file
+from common.text import in_one_line, printable, say, show
+
+EXIT_OK, EXIT_NOT_WRITTEN = 0, 3
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a report for each of the results; returns the exit code: 0, 2 usage, 3 where one can't be written."""
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    files = [results_file(path) for path in arguments.results]
+    try:
+        found = [read_results(file) for file in files]
+    except StoreError as reason:
+        parser.error(f"argument RESULTS: {reason}")
+    folders = _folders(files, arguments.output)
+    pages = [report(results, folder, arguments.format) for results, folder in zip(found, folders, strict=True)]
+    for page in pages:
+        if page:
+            show(str(page))
+    return EXIT_OK if all(pages) else EXIT_NOT_WRITTEN
+
+
+def report(results: Results, folder: Path, tablefmt: str) -> Path | None:
+    """Write the report into the folder and return the page's path; None, and one line on stderr, where it can't be."""
+    try:
+        from common.page import write_report
+    except ModuleNotFoundError as error:
+        say(f"no report: {error.name} is not installed; add it with: {extra_command('report', sys.executable)}")
+        return None
+    try:
+        return write_report(results, folder, tablefmt)
+    except (OSError, ValueError) as error:
+        say(f"no report: {printable(str(folder))} can't be written ({in_one_line(error)})")
+        return None
+
+
+def _make_parser() -> Parser:
+    parser = Parser(prog="run_parity.py report", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="a results.json, or the folder of one")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: report/ beside each results.json")
+    parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="NAME", help="of tables.txt")
+    return parser
+
+
+def _folders(files: Sequence[Path], output: Path | None) -> list[Path]:
+    """Where each report goes: beside its results, or into the output, in a folder of its own if there are several."""
+    if output is None:
+        return [file.parent / "report" for file in files]
+    if len(files) == 1:
+        return [output.resolve()]
+    names = [file.absolute().parent.name or "results" for file in files]
+    return [
+        output.resolve() / (name if names.count(name) == 1 else f"{name}-{index + 1}")
+        for index, name in enumerate(names)
+    ]
