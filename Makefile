@@ -37,7 +37,7 @@ clean:
 # A stamp is newer than what it was made from, so a changed requirement is installed again.
 $(VENV)/.installed: EXTRAS = all
 $(VENV)-tf/.installed: EXTRAS = tensorflow-gpu
-$(VENV)-torch/.installed: EXTRAS = torch
+$(VENV)-torch/.installed: EXTRAS = torch,report
 $(VENV)/.installed $(VENV)-tf/.installed $(VENV)-torch/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'

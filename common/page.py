@@ -31,6 +31,7 @@ from common.table import (
     speed_table,
     tables,
 )
+from common.text import printable
 
 PNG_DPI = 130
 ARTICLE = RunConfig("tensorflow", Precision.FLOAT32)  # its sizes are the defaults
@@ -60,7 +61,7 @@ def write_report(results: Results, folder: Path, tablefmt: str) -> Path:
             write_text(folder / f"{name}.svg", drawn[name])
             figure.set_layout_engine("none")  # it stays as it was laid out
             with written_whole(folder / f"{name}.png") as file:
-                figure.savefig(file, format="png", dpi=PNG_DPI)
+                figure.savefig(file, format="png", dpi=PNG_DPI, pil_kwargs={"compress_level": 3})
     write_text(folder / "tables.txt", tables(results, tablefmt) + "\n")
     write_text(folder / "rows.csv", to_csv(results.rows))
     write_text(folder / "index.html", to_html(results, drawn))
@@ -73,8 +74,13 @@ def to_html(results: Results, drawn: dict[str, str]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template(TEMPLATE).render(
-        results=results,
-        devices=list(dict.fromkeys(row.environment.device["name"] for row in results.rows if row.environment)),
+        created_utc=printable(results.created_utc),
+        command=printable(" ".join(results.command)),
+        failed=[entry.precision for entry in results.parity if not entry.passed],
+        passed=bool(results.parity) and all(entry.passed for entry in results.parity),
+        devices=list(
+            dict.fromkeys(printable(row.environment.device["name"]) for row in results.rows if row.environment)
+        ),
         figures={name: Markup(_inlined(name, svg)) for name, svg in drawn.items()},
         captions=CAPTIONS,
         speed=_table(speed_table(results.rows, "html")) if results.rows else "",
