@@ -3,6 +3,12 @@
 python run_parity.py                                   every precision, sized for this machine
 python run_parity.py --preset smoke --quiet            every precision, in a minute
 python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --compile both
+
+Verbs, each with a --help of its own:
+
+python run_parity.py env                               what this machine can run, and what is missing
+python run_parity.py report RESULTS                    a page, figures, tables and a CSV of any results
+python run_parity.py compare OLD NEW                   two results row by row
 """
 
 import os
@@ -22,7 +28,7 @@ try:
     from common.store import Store, StoreError
     from common.table import tables
     from common.text import forgive_letters, printable, say, show
-    from common.verbs import compare, report
+    from common.verbs import compare, env, report
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
@@ -30,7 +36,7 @@ except ModuleNotFoundError as error:  # as outside of the environment that make 
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
-VERBS = {"report": report.main, "compare": compare.main}
+VERBS = {"report": report.main, "compare": compare.main, "env": env.main}
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should

@@ -13,7 +13,7 @@ import secrets
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -53,11 +53,12 @@ def launch_row(
     timeout_s: float,
     on_event: OnEvent,
     interrupts: Interrupts | None = None,
+    further: Sequence[str] = (),
 ) -> RowResult:
     """Train one row in a fresh process of the interpreter `python`; files go to `folder`, which is made.
 
     Always returns a row: what goes wrong becomes its status. The first signal that `interrupts` receives ends the
-    worker.
+    worker. `further` are more arguments for it.
     """
     interrupts, expired, run_id = interrupts or Interrupts(), threading.Event(), secrets.token_hex(8)
     try:
@@ -65,7 +66,7 @@ def launch_row(
     except (OSError, ValueError) as error:
         return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error}; give another --output")
     files = ["--config", _absolute(folder, "config.json"), "--result", _absolute(folder, "result.json")]
-    command = [python, "-m", MODULES[config.framework], *files, "--run-id", run_id]
+    command = [python, "-m", MODULES[config.framework], *files, "--run-id", run_id, *further]
     with closing(log):
         try:
             with _Worker(command) as worker, ExitStack() as running:

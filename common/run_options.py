@@ -47,11 +47,16 @@ def add_run_options(parser: Parser) -> _ArgumentGroup:
         "--format", choices=tabulate_formats, default="simple", metavar="NAME", help="one of tabulate's table formats"
     )
     run.add_argument("--quiet", action="store_true", help="no progress, tables only")
+    add_interpreters(run)
+    return run
+
+
+def add_interpreters(group: _ArgumentGroup) -> None:
+    """The two frameworks may need environments of their own."""
     for framework, option in (("TensorFlow", "--tf-python"), ("PyTorch", "--torch-python")):
-        run.add_argument(
+        group.add_argument(
             option, type=interpreter, default=sys.executable, metavar="EXE", help=f"the Python that has {framework}"
         )
-    return run
 
 
 def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:

@@ -33,8 +33,11 @@ PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 Run = Callable[[RunConfig, OnEvent, OnArrays | None], RowResult]
 
 
-def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
-    """Train one row as the arguments say; returns the exit code: 0 trained, 2 usage, 3 not trained."""
+def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None) -> int:
+    """Train one row as the arguments say, or describe where it would run.
+
+    Returns the exit code: 0 trained, 2 usage, 3 not trained.
+    """
     forgive_letters()
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
@@ -42,7 +45,8 @@ def main(framework: str, run: Run, argv: list[str] | None = None) -> int:
         config = _read_config(parser, arguments, framework)
         if arguments.run_id:
             _end_with_parent()
-        row = train_row(config, run, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
+        do = describe if arguments.describe else run
+        row = train_row(config, do, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
         write_json(arguments.result, replace(row, run_id=arguments.run_id))
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
@@ -103,6 +107,7 @@ def _make_parser(framework: str) -> Parser:
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
     worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
+    worker.add_argument("--describe", action="store_true", help="say where the row would run, and train nothing")
     worker.add_argument("--run-id", metavar="ID", help="write this into the row; end when stdin closes")
     return parser
 

@@ -34,12 +34,15 @@ from common.worker import main
 def ok(config):
     return make_row(config, Status.OK, timing=Timing(0.1, [0.2, 0.1, 0.1], StepTimes(0.05, 0.05, 0.05, 2), 0.4, 100.0))
 
+def describe(config, on_event, on_arrays):
+    return run(config, on_event, on_arrays)
+
 def run(config, on_event, on_arrays):
     with (HERE / "started.txt").open("a") as file:
         file.write(config.row_id + chr(10))
 {body}
 
-sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[sys.argv[2]], run, sys.argv[3:]))
+sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[sys.argv[2]], run, describe, sys.argv[3:]))
 """
 
 

@@ -6,6 +6,7 @@ Its part in a run is in test_faults; the options that it shares with run_parity.
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,14 @@ from tests.conftest import ROOT
 CONFIG = RunConfig("torch", Precision.FLOAT32)
 
 
+def never(*_: object) -> Any:
+    pytest.fail("it was trained")
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a worker of torch ends with."""
     with pytest.raises(SystemExit) as stopped:
-        main("torch", lambda *_: pytest.fail("it was trained"), [str(argument) for argument in arguments])
+        main("torch", never, never, [str(argument) for argument in arguments])
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -29,8 +34,15 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_config_makes_its_result(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", CONFIG)
     arguments = ["--config", str(tmp_path / "config.json"), "--result", str(tmp_path / "result.json")]
-    assert main("torch", lambda config, *_: make_row(config, Status.OK), arguments) == 0
+    assert main("torch", lambda config, *_: make_row(config, Status.OK), never, arguments) == 0
     assert read_json(tmp_path / "result.json", RowResult) == make_row(CONFIG, Status.OK)
+
+
+def test_a_worker_that_is_to_describe_trains_nothing(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", CONFIG)
+    arguments = ["--config", str(tmp_path / "config.json"), "--result", str(tmp_path / "result.json"), "--describe"]
+    assert main("torch", never, lambda config, *_: make_row(config, Status.OK), arguments) == 0
+    assert read_json(tmp_path / "result.json", RowResult).status is Status.OK
 
 
 def test_a_config_needs_a_place_for_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +69,7 @@ def test_a_worker_whose_stdin_closes_leaves_its_shell_alone(tmp_path: Path) -> N
     write_json(tmp_path / "config.json", CONFIG)
     worker = (
         "import time; from common.worker import main; "
-        f"main('torch', lambda *_: time.sleep(20), ['--config', {str(tmp_path / 'config.json')!r},"
+        f"main('torch', lambda *_: time.sleep(20), None, ['--config', {str(tmp_path / 'config.json')!r},"
         f" '--result', {str(tmp_path / 'result.json')!r}, '--run-id', 'x'])"
     )
     script = 'exec 0</dev/null; "$0" -c "$1"; echo "ended by signal $(($? - 128))"'

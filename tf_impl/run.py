@@ -114,6 +114,12 @@ def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays
     )
 
 
+def describe(config: RunConfig) -> RowResult:
+    """Say where the row would run, and train nothing; raises Unsupported where that device is missing."""
+    device = select_device(config.execution.device, config.execution.threads)
+    return make_row(config, Status.OK, environment=describe_environment(tf.__version__, describe_device(device), {}))
+
+
 def train_epochs(
     step: Callable[[tf.Tensor, tf.Tensor], Step],
     batches: Sequence[tuple[tf.Tensor, tf.Tensor]],

@@ -14,5 +14,11 @@ def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None) -> Row
     return run(config, on_event, on_arrays)
 
 
+def describe(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+    from torch_impl.run import describe
+
+    return describe(config)
+
+
 if __name__ == "__main__":
-    sys.exit(main("torch", run))
+    sys.exit(main("torch", run, describe))

@@ -111,6 +111,12 @@ def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays:
     )
 
 
+def describe(config: RunConfig) -> RowResult:
+    """Say where the row would run, and train nothing; raises Unsupported where that device is missing."""
+    device = select_device(config.execution.device, config.execution.threads)
+    return make_row(config, Status.OK, environment=describe_environment(torch.__version__, describe_device(device), {}))
+
+
 def train_epochs(
     step: Callable[[torch.Tensor, torch.Tensor], Step],
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
