@@ -7,6 +7,7 @@ python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --co
 Verbs, each with a --help of its own:
 
 python run_parity.py env                               what this machine can run, and what is missing
+python run_parity.py max-batch                         the largest batch that trains, in each precision
 python run_parity.py report RESULTS                    a page, figures, tables and a CSV of any results
 python run_parity.py compare OLD NEW                   two results row by row
 """
@@ -21,14 +22,14 @@ from pathlib import Path
 try:
     from common.config import RunConfig
     from common.interrupts import Interrupts
-    from common.options import Parser, add_experiment_options
+    from common.options import Parser, add_experiment_options, repeats_int
     from common.results import Results, Status
     from common.run_options import add_row_options, add_run_options, plan
     from common.runner import run_experiment
     from common.store import Store, StoreError
     from common.table import tables
     from common.text import forgive_letters, printable, say, show
-    from common.verbs import compare, env, report
+    from common.verbs import compare, env, max_batch, report
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
@@ -36,7 +37,7 @@ except ModuleNotFoundError as error:  # as outside of the environment that make 
 
 EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
 
-VERBS = {"report": report.main, "compare": compare.main, "env": env.main}
+VERBS = {"report": report.main, "compare": compare.main, "max-batch": max_batch.main, "env": env.main}
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should
@@ -93,9 +94,11 @@ def run(
 
 def make_parser() -> Parser:
     parser = Parser(prog="run_parity.py", description=__doc__, epilog=EXIT_CODES)
-    add_row_options(parser)
+    rows = add_row_options(parser)
+    rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
     add_experiment_options(parser)
     run = add_run_options(parser)
+    run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
     run.add_argument("--no-report", action="store_true", help="write no page and figures beside the results")
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser

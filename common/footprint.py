@@ -8,6 +8,7 @@ results/h100 the uncompiled rows take 1 to 3 % more, which workspaces and the li
 """
 
 import math
+from dataclasses import replace
 
 from common.config import RunConfig
 from common.hardware import TENSOR_CORE_WIDTH
@@ -38,3 +39,10 @@ def largest_batch(config: RunConfig, free_bytes: float) -> int:
     """The largest batch size, up to all images, at which the row fits into free_bytes; 0 where none does."""
     room = free_bytes * (1 - MARGIN) - fixed_bytes(config)
     return min(config.data.images, max(0, int(room / sample_bytes(config))))
+
+
+def largest_single_batch(config: RunConfig, free_bytes: float) -> int:
+    """The largest batch that would train where it is all the data there is; at least 1."""
+    alone = replace(config, data=replace(config.data, images=1), train=replace(config.train, batch_size=1))
+    sample = sample_bytes(config) + fixed_bytes(replace(alone, data=replace(alone.data, images=2))) - fixed_bytes(alone)
+    return max(1, int((free_bytes * (1 - MARGIN) - fixed_bytes(alone)) / sample))

@@ -9,11 +9,11 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
-from common.options import Parser, make_config, positive_float, repeats_int, resolve_preset
+from common.options import Parser, make_config, positive_float, resolve_preset
 
 
-def add_row_options(parser: Parser) -> None:
-    """Which rows: framework, precision and mode."""
+def add_row_options(parser: Parser) -> _ArgumentGroup:
+    """Which rows: framework, precision and mode; returns the group, for what one verb has alone."""
     rows = parser.add_argument_group("the rows")
     rows.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="default: both")
     rows.add_argument(
@@ -32,14 +32,14 @@ def add_row_options(parser: Parser) -> None:
         default="custom",
         help="TensorFlow: our own loop, Model.fit as in the article, or both (default: custom)",
     )
-    rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
+    parser.set_defaults(repeats=1)
+    return rows
 
 
 def add_run_options(parser: Parser) -> _ArgumentGroup:
     """How the rows are run, and where their files go; returns the group, for what one verb has alone."""
     run = parser.add_argument_group("the run")
     run.add_argument("--output", type=folder, metavar="DIR", help="default: runs/ and the time")
-    run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
     run.add_argument(
         "--timeout", type=positive_float, default=3600.0, metavar="S", help="seconds for one row (default: %(default)g)"
     )

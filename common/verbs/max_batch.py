@@ -1,0 +1,272 @@
+"""The largest batch that trains, for each framework and precision: each trial two steps in a fresh process.
+
+run_parity.py max-batch                                   on a GPU, within its memory
+run_parity.py max-batch --device cpu --memory-limit 2GB   on a CPU, within a resident set of that size
+
+The search begins where the memory model expects the end, doubles its step until a batch fits and another doesn't, and
+bisects between them, to within 1 %.
+"""
+
+import re
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from common.config import Precision, RunConfig
+from common.footprint import largest_single_batch
+from common.interrupts import Interrupts
+from common.launch import launch_row
+from common.lines import NOTHING
+from common.nvml import free_gpu_memory
+from common.options import Parser, add_experiment_options
+from common.results import RowResult, Status, write_json
+from common.run_options import add_row_options, add_run_options, plan
+from common.store import Store, StoreError
+from common.table import draw_table
+from common.text import printable, say, show
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 3, 4
+RESOLUTION = 0.01
+FIRST_STEP = 0.02  # of where the memory model expects the end: it errs by 1 to 3 %
+UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One process: whether a batch of this size trained within the memory, the most that it took, and its status."""
+
+    batch_size: int
+    fits: bool
+    status: Status
+    detail: str
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. batch_size: the largest that fits, 0 if none does; None where a trial failed otherwise."""
+
+    config: RunConfig
+    expected: int
+    batch_size: int | None = None
+    detail: str = ""
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.config.row_id.removesuffix("-r0")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The whole of max_batch.json. memory_limit_bytes is None where the device's own memory is the limit."""
+
+    command: list[str]
+    memory_limit_bytes: int | None
+    lines: list[Line]
+
+
+class TrialError(Exception):
+    """A trial ended otherwise than by training or by running out of memory."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Search for every row; returns the exit code: 0, 2 usage, 3 some failed, 4 all did, 130 or 143 for signals."""
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    for option in ("images", "batch_size", "epochs"):
+        if getattr(arguments, option) is not None:
+            parser.error(f"argument --{option.replace('_', '-')}: max-batch chooses it itself; leave it out")
+    configs = plan(parser, arguments)
+    free_bytes = arguments.memory_limit or (free_gpu_memory() if configs[0].execution.device != "cpu" else None)
+    if free_bytes is None:
+        parser.error("argument --memory-limit: needed on a CPU, whose memory others use too; give one, such as 2GB")
+    lines = [Line(config, expected=largest_single_batch(config, free_bytes)) for config in configs]
+    found = Found(["run_parity.py", "max-batch", *argv], arguments.memory_limit, lines)
+    moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
+    with Interrupts() as interrupts:
+        try:
+            store = Store(arguments.output or Path("runs") / f"{moment}-max-batch")
+            with store.locked():
+                found = _search_all(arguments, found, store.folder, interrupts)
+        except StoreError as reason:
+            parser.error(f"argument --output: {reason}")
+    show(_report(found, arguments.format))
+    if interrupts.number:
+        return 128 + interrupts.number
+    known = [line for line in found.lines if line.batch_size is not None]
+    return EXIT_OK if len(known) == len(found.lines) else EXIT_SOME_FAILED if known else EXIT_NOTHING_RAN
+
+
+def search(fits: Callable[[int], bool], start: int) -> int:
+    """The largest size that fits, to within RESOLUTION, looked for from `start` on; 0 if 1 does not fit."""
+    size, step = start, max(1, round(start * FIRST_STEP))
+    low, high = 0, 0  # the largest known to fit, and the smallest known not to; 0 is none
+    while not (low and high):
+        if fits(size):
+            low = size
+            size += step
+        elif size == 1:
+            return 0
+        else:
+            high = size
+            size = max(1, size - step)
+        step *= 2
+    while high - low > max(1, RESOLUTION * low):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _search_all(arguments: Namespace, found: Found, folder: Path, interrupts: Interrupts) -> Found:
+    """Search line by line; what is known is on disk after every trial."""
+    progress = _Progress(len(found.lines), arguments.quiet)
+    for index, line in enumerate(found.lines):
+        save = partial(_save, folder, found, index)
+        attempt = partial(_try, arguments, folder=folder, interrupts=interrupts)
+        ended = _search_line(line, arguments.memory_limit, attempt, save, partial(progress.tell, index))
+        found = save(ended)
+        if interrupts.number:
+            break
+    return found
+
+
+def _search_line(
+    line: Line,
+    limit_bytes: int | None,
+    attempt: Callable[[RunConfig, int], Trial],
+    save: Callable[[Line], object],
+    tell: Callable[[Line, Trial], None],
+) -> Line:
+    """Find the largest batch of one line. On a CPU a first trial tells what the libraries take of the limit."""
+    trials: list[Trial] = []
+
+    def fits(size: int) -> bool:
+        trial = attempt(line.config, size)
+        trials.append(trial)
+        save(replace(line, trials=list(trials)))
+        tell(line, trial)
+        if not trial.fits and trial.status not in (Status.OK, Status.OOM, Status.KILLED):
+            raise TrialError(f"{trial.status}: {trial.detail}" if trial.detail else str(trial.status))
+        return trial.fits
+
+    try:
+        if line.config.execution.device == "cpu" and limit_bytes:
+            if not fits(1):
+                return replace(line, batch_size=0, trials=trials)
+            line = replace(line, expected=largest_single_batch(line.config, limit_bytes - (trials[0].peak_bytes or 0)))
+        return replace(line, batch_size=search(fits, line.expected), trials=trials)
+    except TrialError as reason:
+        return replace(line, detail=str(reason), trials=trials)
+
+
+def _save(folder: Path, found: Found, index: int, line: Line) -> Found:
+    """Write all that is found, with this line as it is by now; returns it."""
+    found = replace(found, lines=[*found.lines[:index], line, *found.lines[index + 1 :]])
+    write_json(folder / "max_batch.json", found)
+    return found
+
+
+def _try(arguments: Namespace, config: RunConfig, size: int, folder: Path, interrupts: Interrupts) -> Trial:
+    """Train two steps of this batch. A worker killed by signal 9 is tried again: was it for its memory, it is again."""
+    trial = replace(
+        config,
+        data=replace(config.data, images=size),
+        train=replace(config.train, batch_size=size, epochs=2),
+    )
+    python = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}[config.framework]
+    place = folder / "rows" / f"{config.row_id}-b{size}"
+    row = launch_row(trial, python, place, arguments.timeout, lambda event: None, interrupts)
+    if row.status is Status.KILLED and not interrupts.number:
+        row = launch_row(trial, python, place, arguments.timeout, lambda event: None, interrupts)
+    (place / "arrays.npz").unlink(missing_ok=True)  # nobody compares them
+    return _judge(row, size, arguments.memory_limit)
+
+
+def _judge(row: RowResult, size: int, limit_bytes: int | None) -> Trial:
+    """A row that was trained fits, whatever else is wrong with so short a training."""
+    peak_bytes = row.memory.peak_bytes if row.memory else None
+    trained = row.training is not None and peak_bytes is not None
+    fits = trained and (limit_bytes is None or (peak_bytes or 0) <= limit_bytes)
+    status = Status.OK if trained else row.status
+    return Trial(size, fits, status, "" if trained else row.detail, peak_bytes)
+
+
+class _Progress:
+    """A line for each trial, with the time that is left if the lines to come take as many as those so far."""
+
+    EXPECTED_TRIALS = 4
+
+    def __init__(self, lines: int, quiet: bool) -> None:
+        self._lines, self._quiet = lines, quiet
+        self._trials = 0
+        self._start_s = time.monotonic()
+
+    def tell(self, index: int, line: Line, trial: Trial) -> None:
+        self._trials += 1
+        elapsed_s = time.monotonic() - self._start_s
+        a_line = max(self.EXPECTED_TRIALS, self._trials / (index + 1))
+        left_s = elapsed_s / self._trials * (1 + a_line * (self._lines - index - 1))
+        if not self._quiet:
+            word = "fits" if trial.fits else "does not fit" if trial.status is Status.OK else str(trial.status)
+            say(f"[{index + 1}/{self._lines}] {line.name}: {trial.batch_size} {word}, about {left_s:.0f} s left")
+
+
+def _report(found: Found, tablefmt: str) -> str:
+    float32 = {_mode(line): line for line in found.lines if line.config.precision is Precision.FLOAT32}
+    table = [_cells(line, float32.get(_mode(line))) for line in found.lines]
+    left = {"framework", "precision", "compile", "loop"}
+    drawn = draw_table(
+        [list(cells.values()) for cells in table],
+        list(table[0]),
+        tablefmt,
+        colalign=["left" if column in left else "right" for column in table[0]],
+    )
+    limit = found.memory_limit_bytes
+    where = f"within {limit:,} bytes, libraries included" if limit else "within the device's memory"
+    notes = [f"images in one step, {where}, two steps in a process of its own; to within {RESOLUTION:.0%}"]
+    notes += [f"{line.name}: {printable(line.detail)}" for line in found.lines if line.detail]
+    return "\n".join([drawn, "", *(f"- {note}" for note in notes)])
+
+
+def _cells(line: Line, float32: Line | None) -> dict[str, str]:
+    config, size = line.config, line.batch_size
+    base = float32.batch_size if float32 else None
+    peak = next((trial.peak_bytes for trial in line.trials if trial.fits and trial.batch_size == size), None)
+    return {
+        "framework": config.framework,
+        "precision": config.precision.value,
+        "compile": "on" if config.execution.compile else "off",
+        "loop": config.execution.loop,
+        "largest batch": NOTHING if size is None else str(size),
+        "over float32": f"{size / base:.2f}x" if size and base else NOTHING,
+        "peak MB": f"{peak / 1e6:.0f}" if peak else NOTHING,
+        "by the model": str(line.expected),
+        "trials": str(len(line.trials)),
+    }
+
+
+def _mode(line: Line) -> tuple[str, bool, str]:
+    return line.config.framework, line.config.execution.compile, line.config.execution.loop
+
+
+def _make_parser() -> Parser:
+    parser = Parser(prog="run_parity.py max-batch", description=__doc__)
+    add_row_options(parser)
+    add_experiment_options(parser)
+    run = add_run_options(parser)
+    run.add_argument(
+        "--memory-limit", type=_bytes, metavar="SIZE", help="the most that a row may take, such as 1500MB or 2GB"
+    )
+    return parser
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|)", text)
+    if not match or float(match[1]) == 0:
+        raise ArgumentTypeError(f"{text!r:.40} is no size; give one such as 1500MB or 2GB")
+    return int(float(match[1]) * UNITS[match[2]])
