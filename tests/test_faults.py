@@ -104,11 +104,11 @@ def test_out_of_memory_says_what_was_asked_what_was_free_and_what_would_fit(
     impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(impl.run, "train", lambda config, *_: allocate_too_much(config.framework))
-    monkeypatch.setattr(impl.device, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(impl.device, "free_memory", lambda device: 1_200_000_000)
     row = train(impl, RunConfig(impl.framework, Precision.FLOAT32, execution=ExecutionConfig("cpu")))
     assert row.status is Status.OOM
     assert row.detail == (
-        "1,125,899,906,842,624 bytes were asked for, 1,000,000,000 were free; "
+        "1,125,899,906,842,624 bytes were asked for, 1,200,000,000 were free; "
         "by the memory model --batch-size 1 would fit"
     )
 
