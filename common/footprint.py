@@ -16,9 +16,9 @@ from common.limits import BYTES, layers_of
 
 ACTIVATIONS_ALIVE = 4
 WEIGHT_COPIES = 4
-# Of the free memory, for workspaces, the device's context and what lies between two blocks: where a batch fills the card,
-# that is a few blocks of an activation each. By max-batch (results/h200, results/cpu) the largest that trains takes 0.76
-# to 0.80 of what is free, but for PyTorch's on a CPU, which take 0.97.
+# Of the free memory, for workspaces, the device's context and what lies between two blocks: where a batch fills the
+# card, that is a few blocks of an activation each. By max-batch (results/h200, results/cpu) the largest that trains
+# takes 0.76 to 0.80 of what is free, but for PyTorch's on a CPU, which take 0.97.
 MARGIN = 0.24
 
 
