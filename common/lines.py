@@ -66,6 +66,15 @@ class Line:
         epochs_s = [row.timing.epoch_s[1:] for row in self.rows if row.status is Status.OK and row.timing]
         return epochs_s if len(epochs_s) == len(self.rows) else []
 
+    @property
+    def spread_ms(self) -> tuple[float, float] | None:
+        """One process: 5th to 95th percentile of its steps. Several: least to greatest of their medians."""
+        medians = self.values("step ms")
+        if len(medians) > 1:
+            return min(medians), max(medians)
+        step_s = self.first.timing and self.first.timing.step_s
+        return (step_s.p05 * 1e3, step_s.p95 * 1e3) if medians and step_s else None
+
     def median(self, measure: str) -> float | None:
         values = self.values(measure)
         return float(np.median(values)) if values else None

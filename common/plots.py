@@ -68,7 +68,13 @@ def figures(results: Results) -> dict[str, Figure]:
 def speed(results: Results) -> Figure | None:
     """ms a step of each line, with the spread that the table shows."""
     lines = [line for line in group(results.rows) if line.median("step ms")]
-    return _bars(lines, "step ms", "ms a step, with its spread; shorter is better", _speed_finding(lines), _spread_ms)
+    return _bars(
+        lines,
+        "step ms",
+        "ms a step, with its spread; shorter is better",
+        _speed_finding(lines),
+        lambda line: line.spread_ms,
+    )
 
 
 def memory(results: Results) -> Figure | None:
@@ -290,14 +296,6 @@ def _look(row: RowResult) -> dict[str, Any]:
 
 def _mode(framework: str, compile: bool, loop: str) -> str:
     return f"{NAMES[framework]}{', compiled' if compile else ''}{', Model.fit' if loop == 'fit' else ''}"
-
-
-def _spread_ms(line: Line) -> tuple[float, float] | None:
-    medians = line.values("step ms")
-    if len(medians) > 1:
-        return min(medians), max(medians)
-    timing = line.first.timing
-    return (timing.step_s.p05 * 1e3, timing.step_s.p95 * 1e3) if timing and timing.step_s else None
 
 
 def _speed_finding(lines: Sequence[Line]) -> str:

@@ -320,14 +320,7 @@ def parity_of(line: Line) -> str:
 
 
 def _spread(line: Line) -> str:
-    """One process: 5th to 95th percentile over its steady epochs. Several: least to greatest of their medians."""
-    medians = line.values("step ms")
-    if len(medians) > 1:
-        return f"{number(min(medians))}-{number(max(medians))}"
-    if medians and line.first.timing and line.first.timing.step_s:
-        step_s = line.first.timing.step_s
-        return f"{number(step_s.p05 * 1e3)}-{number(step_s.p95 * 1e3)}"
-    return NOTHING
+    return "-".join(map(number, line.spread_ms)) if line.spread_ms else NOTHING
 
 
 def _difference(check: Check) -> str:

@@ -41,6 +41,7 @@ needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)
 SOON_S = 2.0  # by when a dead worker has to be noticed
+BOTH = ["--preset", "smoke", "--device", "cpu", "--no-report", "--precisions", "float32"]
 TORCH = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--no-report"]
 FLOAT64, FLOAT32, FLOAT16 = (f"torch-{name}-custom-compile-off-r0" for name in ("float64", "float32", "mixed_float16"))
 
@@ -308,18 +309,9 @@ def test_an_interpreter_without_any_package_has_no_framework(tmp_path: Path, has
     bare = tmp_path / "bare python"
     bare.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/packages:{ROOT}' exec {sys.executable} -S \"$@\"\n")
     bare.chmod(0o755)
-    arguments = [
-        "--preset",
-        "smoke",
-        "--device",
-        "cpu",
-        "--no-report",
-        "--precisions",
-        "float32",
-        "--output",
-        tmp_path / "run",
-    ]
-    process = run_parity(*arguments, "--tf-python", bare, "--torch-python", bare, "--allow-missing")
+    process = run_parity(
+        *BOTH, "--output", tmp_path / "run", "--tf-python", bare, "--torch-python", bare, "--allow-missing"
+    )
     assert (process.returncode, statuses(tmp_path / "run")) == (4, ["not_installed", "not_installed"])
     assert f"-m pip install -c {ROOT / 'constraints.txt'} torch" in process.stdout
 
@@ -330,18 +322,7 @@ def test_a_framework_that_is_broken_is_an_import_error(tmp_path: Path) -> None:
     shim.mkdir(parents=True)
     (shim / "__init__.py").write_text("raise ImportError('libcudnn.so.9: cannot open it\\nand more')")
     environment = {**os.environ, "PYTHONPATH": str(shim.parent)}
-    arguments = [
-        "--preset",
-        "smoke",
-        "--device",
-        "cpu",
-        "--no-report",
-        "--precisions",
-        "float32",
-        "--output",
-        tmp_path / "run",
-    ]
-    process = run_parity(*arguments, "--tf-python", fake_worker(tmp_path), env=environment)
+    process = run_parity(*BOTH, "--output", tmp_path / "run", "--tf-python", fake_worker(tmp_path), env=environment)
     row = rows_in(tmp_path / "run")[FLOAT32]
     assert (process.returncode, statuses(tmp_path / "run")) == (3, ["ok", "import_error"])
     assert row.detail == "libcudnn.so.9: cannot open it"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.footprint import fixed_bytes, largest_batch, sample_bytes
+from common.footprint import fixed_bytes, largest_batch, largest_single_batch, sample_bytes
 from common.parity import FOOTPRINT
 from common.results import Results, RowResult, read_json
 from tests.conftest import ROOT
@@ -38,6 +38,15 @@ def test_by_hand_in_float16() -> None:
 def test_the_largest_batch_fits_and_one_more_does_not(samples: float, batch: int) -> None:
     """24 % of what is free is left alone; there are 10 images."""
     assert largest_batch(FLOAT32, (fixed_bytes(FLOAT32) + samples * sample_bytes(FLOAT32) + 1) / 0.76) == batch
+
+
+@pytest.mark.parametrize("free_bytes", [10**5, 10**6, 10**7])
+def test_the_largest_single_batch_counts_its_own_data(free_bytes: int) -> None:
+    def takes(size: int) -> float:
+        return fixed_bytes(replace(FLOAT32, data=DataConfig(size, SHAPE))) + size * sample_bytes(FLOAT32)
+
+    size = largest_single_batch(FLOAT32, free_bytes)
+    assert takes(size) <= free_bytes * 0.76 < takes(size + 2)
 
 
 def uncompiled_rows() -> list[RowResult]:

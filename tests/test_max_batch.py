@@ -109,6 +109,14 @@ def test_any_other_end_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "crashed: exit code 1; broken" in capsys.readouterr().out
 
 
+def test_an_earlier_search_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
+    with pytest.raises(SystemExit):
+        run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "60000")
+    assert "already holds a search; give another folder" in capsys.readouterr().err
+    assert read_json(tmp_path / "run" / "max_batch.json", Found) == found
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from tabulate import tabulate_formats
 
 from common.config import experiment_difference
-from common.lines import NOTHING, Line, group, number
+from common.lines import NOTHING, Line, group, interval, number
 from common.options import Parser, positive_float
 from common.results import Results, RowResult, Status
-from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
+from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.store import StoreError, read_results, results_file
 from common.table import draw_table, parity_of
 from common.text import printable, show
@@ -127,14 +127,7 @@ def _place(line: Line) -> tuple[str, str, bool, str]:
 
 def _change(old: Line, new: Line) -> Change:
     before, after = old.median("step ms"), new.median("step ms")
-    sides = new.steady_epochs_s, old.steady_epochs_s
-    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
-    return Change(
-        old,
-        new,
-        ratio=after / before if before and after else None,
-        interval=speed_up_interval(*sides) if enough and before and after else None,
-    )
+    return Change(old, new, after / before if before and after else None, interval(old, baseline=new))
 
 
 def _table(changes: Sequence[Change], tablefmt: str) -> str:

@@ -7,6 +7,7 @@ The search begins where the memory model expects the end, doubles its step until
 bisects between them, to within 1 %.
 """
 
+import os
 import re
 import time
 from argparse import ArgumentTypeError, Namespace
@@ -31,7 +32,7 @@ from common.text import printable, say, show
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 3, 4
 RESOLUTION = 0.01
-FIRST_STEP = 0.02  # of where the memory model expects the end: it errs by 1 to 3 %
+FIRST_STEP = 0.02  # of where the memory model expects the end; doubled from there
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
 
 
@@ -92,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             store = Store(arguments.output or Path("runs") / f"{moment}-max-batch")
             with store.locked():
+                if os.path.lexists(store.folder / "max_batch.json"):
+                    raise StoreError(f"{store.folder} already holds a search; give another folder")
                 found = _search_all(arguments, found, store.folder, interrupts)
         except StoreError as reason:
             parser.error(f"argument --output: {reason}")
@@ -167,7 +170,10 @@ def _search_line(
 def _save(folder: Path, found: Found, index: int, line: Line) -> Found:
     """Write all that is found, with this line as it is by now; returns it."""
     found = replace(found, lines=[*found.lines[:index], line, *found.lines[index + 1 :]])
-    write_json(folder / "max_batch.json", found)
+    try:
+        write_json(folder / "max_batch.json", found)
+    except OSError as error:  # a full disk costs the file and not the table
+        say(f"{folder / 'max_batch.json'} can't be written: {error.strerror}")
     return found
 
 
