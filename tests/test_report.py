@@ -21,6 +21,7 @@ pytest.importorskip("jinja2")
 from matplotlib import rc_context
 
 import run_parity
+from common.config import FRAMEWORKS
 from common.page import CAPTIONS, to_html, write_report
 from common.plots import COLOURS, STYLE, figures
 from common.results import Results, read_json
@@ -99,6 +100,7 @@ def test_a_framework_has_one_colour(largest: Path) -> None:
         svg = (largest / f"{name}.svg").read_text().lower()
         coloured = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg)) - {"#1a1b1c", "#8a8b8c", "#ffffff"}
         assert coloured == {colour.lower() for colour in COLOURS.values()}
+        assert len(coloured) == len(FRAMEWORKS)
 
 
 def test_it_is_small_and_whole(largest: Path) -> None:
