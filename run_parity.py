@@ -7,6 +7,7 @@ python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --co
 Verbs, each with a --help of its own:
 
 python run_parity.py env                               what this machine can run, and what is missing
+python run_parity.py sweep --over image-size 32 64     from which size on mixed precision pays
 python run_parity.py max-batch                         the largest batch that trains, in each precision
 python run_parity.py report RESULTS                    a page, figures, tables and a CSV of any results
 python run_parity.py compare OLD NEW                   two results row by row
@@ -21,23 +22,29 @@ from pathlib import Path
 
 try:
     from common.config import RunConfig
+    from common.exit_codes import EXIT_SOME_FAILED, exit_code
     from common.interrupts import Interrupts
     from common.options import Parser, add_experiment_options, repeats_int
-    from common.results import Results, Status
+    from common.progress import reporting
+    from common.results import Status
     from common.run_options import add_row_options, add_run_options, plan
     from common.runner import run_experiment
     from common.store import Store, StoreError
     from common.table import tables
     from common.text import forgive_letters, printable, say, show
-    from common.verbs import compare, env, max_batch, report
+    from common.verbs import compare, env, max_batch, report, sweep
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
     sys.exit(2)
 
-EXIT_OK, EXIT_NO_PARITY, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 1, 2, 3, 4
-
-VERBS = {"report": report.main, "compare": compare.main, "max-batch": max_batch.main, "env": env.main}
+VERBS = {
+    "report": report.main,
+    "compare": compare.main,
+    "sweep": sweep.main,
+    "max-batch": max_batch.main,
+    "env": env.main,
+}
 
 EXIT_CODES = """exit codes:
   0    every row ran, or can't be run on this device, and computes what it should
@@ -77,7 +84,8 @@ def run(
     arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
 ) -> int:
     """Run the rows that the store does not have, print the tables; returns the exit code."""
-    results, is_complete = run_experiment(arguments, configs, command, store, interrupts)
+    with reporting(configs, arguments.quiet) as reporter:
+        results, is_complete = run_experiment(arguments, configs, command, store, interrupts, reporter)
     is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
@@ -102,17 +110,6 @@ def make_parser() -> Parser:
     run.add_argument("--no-report", action="store_true", help="write no page and figures beside the results")
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser
-
-
-def exit_code(results: Results, allow_missing: bool) -> int:
-    """A row that the device can't run is no failure; a framework that is missing is one, unless allowed."""
-    rows = results.rows
-    if not all(entry.passed for entry in results.parity):
-        return EXIT_NO_PARITY
-    if not any(row.status is Status.OK for row in rows):
-        return EXIT_NOTHING_RAN
-    accepted = {Status.OK, Status.UNSUPPORTED, *([Status.NOT_INSTALLED] if allow_missing else [])}
-    return EXIT_OK if all(row.status in accepted for row in rows) else EXIT_SOME_FAILED
 
 
 if __name__ == "__main__":

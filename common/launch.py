@@ -40,6 +40,8 @@ LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the 
 
 WITHOUT_NUMPY = "ModuleNotFoundError: No module named 'numpy'"
 
+Launch = Callable[[RunConfig, str, Path, float, OnEvent, Interrupts], RowResult]
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 # What the last lines of the log are kept of.
@@ -86,6 +88,16 @@ def launch_row(
     row = _with_log(_with_gpu_use(row, gpu), folder)
     if row.log_tail[-1:] == [WITHOUT_NUMPY]:  # without it a worker can't even say so
         return make_row(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
+    return row
+
+
+def launch_undisturbed(
+    config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
+) -> RowResult:
+    """As launch_row; a worker killed by signal 9 is started once more: was it for its memory, it is killed again."""
+    row = launch_row(config, python, folder, timeout_s, on_event, interrupts)
+    if row.status is Status.KILLED and not interrupts.number:
+        row = launch_row(config, python, folder, timeout_s, on_event, interrupts)
     return row
 
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from common.config import Precision
 from common.results import RowResult, Status
-from common.statistics import LEAST_EPOCHS, speed_up_interval
+from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
 
 NOTHING = "-"
+
+# Of processes on either side, from which their own differences show in the interval.
+LEAST_PROCESSES = 3
 
 # What is read off one row; None where it has no such reading (a steady step after one epoch, say).
 MEASURES: dict[str, Callable[[RowResult], Any]] = {
@@ -98,6 +101,28 @@ def interval(line: Line, baseline: Line) -> tuple[float, float] | None:
     sides = baseline.steady_epochs_s, line.steady_epochs_s
     enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
     return speed_up_interval(*sides) if enough else None
+
+
+def speed_up(line: Line, baseline: Line | None) -> float | None:
+    """How many times faster than the baseline, by the medians of their steps."""
+    before, after = baseline and baseline.median("step ms"), line.median("step ms")
+    return before / after if before and after else None
+
+
+def saved(line: Line, baseline: Line | None) -> float | None:
+    """The share of the baseline's steady memory that the line does without."""
+    before, after = baseline and baseline.median("steady MB"), line.median("steady MB")
+    return 1 - after / before if before and after else None
+
+
+def show_processes(*lines: Line) -> bool:
+    """Whether there are enough processes that the interval shows how far equal ones differ."""
+    return min(len(line.rows) for line in lines) >= LEAST_PROCESSES
+
+
+def clear_ratio(*lines: Line) -> float:
+    """What an interval has to lie beyond, or below the inverse of, if two lines differ by more than their processes."""
+    return 1.0 if show_processes(*lines) else PROCESSES_DIFFER
 
 
 def number(value: float | None) -> str:

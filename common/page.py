@@ -13,13 +13,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from common.article import T4
 from common.config import Precision, RunConfig, experiment_difference
-from common.files import require_folder, written_whole
+from common.files import require_folder
 from common.lines import group, number
-from common.plots import COLOURS, FAINT, INK, STYLE, figures
+from common.plots import COLOURS, FAINT, INK, STYLE, figures, write_figure
 from common.results import Results, RowResult, in_order, write_text
 from common.table import (
     extents,
@@ -33,7 +32,6 @@ from common.table import (
 )
 from common.text import printable
 
-PNG_DPI = 130
 ARTICLE = RunConfig("tensorflow", Precision.FLOAT32)  # its sizes are the defaults
 TEMPLATE = "page.html.j2"
 
@@ -57,11 +55,7 @@ def write_report(results: Results, folder: Path, tablefmt: str) -> Path:
     drawn = {}
     with rc_context(STYLE):
         for name, figure in figures(results).items():
-            drawn[name] = _svg(figure)
-            write_text(folder / f"{name}.svg", drawn[name])
-            figure.set_layout_engine("none")  # it stays as it was laid out
-            with written_whole(folder / f"{name}.png") as file:
-                figure.savefig(file, format="png", dpi=PNG_DPI, pil_kwargs={"compress_level": 3})
+            drawn[name] = write_figure(figure, folder, name)
     write_text(folder / "tables.txt", tables(results, tablefmt) + "\n")
     write_text(folder / "rows.csv", to_csv(results.rows))
     write_text(folder / "index.html", to_html(results, drawn))
@@ -140,12 +134,6 @@ def _facts(row: RowResult) -> Iterator[tuple[str, Any]]:
     yield "epoch_accuracy", training and training.epoch_accuracy[-1]
     yield "skipped_steps", training and len(training.skipped_steps)
     yield "parity", all(check.passed for check in row.checks) if row.checks else None
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return text.getvalue()
 
 
 def _inlined(name: str, svg: str) -> str:

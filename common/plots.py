@@ -4,8 +4,10 @@ A framework has one colour everywhere, from the palette of Okabe and Ito (https:
 colour-blind tell apart; the mode is a strength or a dash. Figures are narrow, to be read on a phone.
 """
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -14,13 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from common.config import FRAMEWORKS, Precision
+from common.crossover import NOT_JUDGED, Course, pays_from
 from common.data import draw_data
+from common.files import written_whole
 from common.lines import Line, baselines, group, number
 from common.parity import PAIR_LOSS, RULES, worst_first
-from common.results import ParityEntry, Results, RowResult, Status, Training
+from common.results import ParityEntry, Results, RowResult, Status, Training, write_text
 
 COLOURS = {"tensorflow": "#E69F00", "torch": "#0072B2"}
 NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
@@ -29,6 +33,7 @@ DASHES = {(False, "custom"): "-", (True, "custom"): "--", (False, "fit"): ":", (
 # Of text, axes and grid: a page replaces them by its own, light or dark.
 INK, FAINT = "#1a1b1c", "#8a8b8c"
 WIDTH_INCHES = 4.8
+PNG_DPI = 130
 TITLE_SIZE, TITLE_WIDTH = 9.5, 52  # points; characters, of which the figure holds as many
 LARGEST_IMAGE = 2**24  # numbers; more are not drawn again for the sake of a picture
 STYLE: dict[Any, Any] = {
@@ -63,6 +68,17 @@ def figures(results: Results) -> dict[str, Figure]:
         "images": images,
     }
     return {name: figure for name, function in draw.items() if (figure := function(results))}
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Write NAME.svg and NAME.png into the folder; returns the SVG."""
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    write_text(folder / f"{name}.svg", svg.getvalue())
+    figure.set_layout_engine("none")  # it stays as it was laid out
+    with written_whole(folder / f"{name}.png") as file:
+        figure.savefig(file, format="png", dpi=PNG_DPI, pil_kwargs={"compress_level": 3})
+    return svg.getvalue()
 
 
 def speed(results: Results) -> Figure | None:
@@ -206,6 +222,30 @@ def images(results: Results) -> Figure | None:
     return figure
 
 
+def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
+    """Each precision's speed-up over float32 along the sizes of a sweep, with its interval; 1 is float32."""
+    rows = [course[0].line.first for course in courses]
+    figure, panels = _panels(rows, _crossover_finding(courses, axis))
+    for axes, precision in panels:
+        axes.axhline(1, color=INK, linewidth=1)
+        for course in (course for course in courses if course[0].line.first.precision == precision):
+            look, colour = _look(course[0].line.first), COLOURS[course[0].line.first.framework]
+            judged = [gain for gain in course if gain.verdict != NOT_JUDGED]
+            sizes, speed_ups = [gain.size for gain in judged], np.array([gain.speed_up for gain in judged], float)
+            axes.plot(sizes, speed_ups, marker="o", markersize=4, **look)
+            for gain in judged:
+                axes.plot([gain.size] * 2, np.array(gain.interval, float), color=colour, linewidth=1)
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({gain.size for course in courses for gain in course}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("speed-up")
+    figure.axes[-1].set_xlabel(label)
+    return figure
+
+
 def _bars(
     lines: Sequence[Line],
     measure: str,
@@ -301,6 +341,21 @@ def _mode(framework: str, compile: bool, loop: str) -> str:
 def _speed_finding(lines: Sequence[Line]) -> str:
     """The best mixed precision of each framework over its float32, in our own uncompiled loop where it is there."""
     return _best(lines, "step ms", lambda before, after: before / after, "{precision} is {gain:.2f}x as fast")
+
+
+def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
+    """For each framework, in our own uncompiled loop where it is there, the mixed precision that pays first."""
+    found = []
+    for framework in FRAMEWORKS:
+        mixed = [course for course in courses if course[0].line.first.precision.startswith("mixed_")]
+        ours = [course for course in mixed if course[0].line.mode == (framework, False, "custom")]
+        paying = [(size, course[0].line.first.precision) for course in ours if (size := pays_from(course)) is not None]
+        if paying:
+            size, precision = min(paying)
+            found.append(f"{NAMES[framework]}: {precision} pays from {axis} {size} on")
+        elif ours:
+            found.append(f"{NAMES[framework]}: no mixed precision pays at the largest {axis}")
+    return "\n".join(found) or f"Speed-up over float32 along {axis}"
 
 
 def _memory_finding(lines: Sequence[Line]) -> str:

@@ -10,9 +10,9 @@ from common.agreement import ArraysOf, check_pairs, complete_checks
 from common.config import RunConfig
 from common.hardware import cpu_name
 from common.interrupts import Interrupts
-from common.launch import launch_row
+from common.launch import Launch, launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
-from common.progress import reporting
+from common.progress import Reporter
 from common.results import Results, RowResult, Status, in_order, judge
 from common.setting import describe_setting, row_key
 from common.store import Store, StoreError
@@ -20,7 +20,13 @@ from common.text import in_one_line, say
 
 
 def run_experiment(
-    arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
+    arguments: Namespace,
+    configs: Sequence[RunConfig],
+    command: list[str],
+    store: Store,
+    interrupts: Interrupts,
+    reporter: Reporter,
+    launch: Launch = launch_row,
 ) -> tuple[Results, bool]:
     """Run the rows that the store does not have and compare all of them.
 
@@ -34,7 +40,7 @@ def run_experiment(
         rows=in_order(earlier.rows),
         parity=judge(in_order(earlier.rows)),
     )
-    results = run_rows(arguments, configs, results, store, interrupts)
+    results = run_rows(arguments, configs, results, store, interrupts, reporter, launch)
     if interrupts.number:
         return results, False
     if not arguments.quiet and any(row.training for row in results.rows):
@@ -51,7 +57,13 @@ def run_experiment(
 
 
 def run_rows(
-    arguments: Namespace, configs: Sequence[RunConfig], results: Results, store: Store, interrupts: Interrupts
+    arguments: Namespace,
+    configs: Sequence[RunConfig],
+    results: Results,
+    store: Store,
+    interrupts: Interrupts,
+    reporter: Reporter,
+    launch: Launch,
 ) -> Results:
     """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
     pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
@@ -60,26 +72,25 @@ def run_rows(
         settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
     rows = {row.config.row_id: row for row in results.rows}
     is_kept = False
-    with reporting(configs, arguments.quiet) as reporter:
-        for config in configs:
-            if interrupts.number:
-                break
-            row, setting = rows.get(config.row_id), settings[config.framework]
-            key = row_key(config, setting)
-            if row is not None and row.status is Status.OK and (row.config, row.key) == (config, key):
-                reporter.keep_row(row)
-                continue
-            if row and row.status is Status.OK and not is_kept:
-                store.keep()
-                is_kept = True
-            reporter.start_row(config)
-            python, folder = pythons[config.framework], store.row_folder(config)
-            row = launch_row(config, python, folder, arguments.timeout, reporter.event, interrupts)
-            rows[config.row_id] = row = replace(row, setting=setting, key=key)
-            ordered = in_order(rows.values())
-            results = replace(results, rows=ordered, parity=judge(ordered))
-            store.save(results)
-            reporter.end_row(row)
+    for config in configs:
+        if interrupts.number:
+            break
+        row, setting = rows.get(config.row_id), settings[config.framework]
+        key = row_key(config, setting)
+        if row is not None and row.status is Status.OK and (row.config, row.key) == (config, key):
+            reporter.keep_row(row)
+            continue
+        if row and row.status is Status.OK and not is_kept:
+            store.keep()
+            is_kept = True
+        reporter.start_row(config)
+        python, folder = pythons[config.framework], store.row_folder(config)
+        row = launch(config, python, folder, arguments.timeout, reporter.event, interrupts)
+        rows[config.row_id] = row = replace(row, setting=setting, key=key)
+        ordered = in_order(rows.values())
+        results = replace(results, rows=ordered, parity=judge(ordered))
+        store.save(results)
+        reporter.end_row(row)
     return results
 
 

@@ -66,6 +66,11 @@ def extra_command(extra: str, python: str) -> str:
     return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} -e '{_ROOT}[{extra}]'"
 
 
+def missing(error: ModuleNotFoundError, extra: str) -> str:
+    """Which package of an extra this interpreter lacks, and what adds it."""
+    return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
+
+
 def _versions_of(python: str, framework: str) -> dict[str, str]:
     """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
     with suppress(OSError, RuntimeError):

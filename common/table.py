@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate as draw
 
-from common.lines import NOTHING, Line, baselines, group, interval, number
+from common.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, RULES, Check, worst_first
 from common.results import ParityEntry, Results, RowResult, Status
 from common.statistics import instability
@@ -30,6 +30,7 @@ WRAPPED_FORMATS = (
 )
 
 # Left out of a table in which no row has them.
+WORDS = ("framework", "precision", "compile", "loop", "verdict", "parity", "status")  # columns that hold no numbers
 GPU_ONLY = ("device MB", "J/epoch")
 
 
@@ -62,13 +63,7 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
         if all(cells[column] == NOTHING for cells in table):
             for cells in table:
                 del cells[column]
-    left_aligned = {"framework", "precision", "compile", "loop", "parity", "status"}
-    return draw_table(
-        [list(cells.values()) for cells in table],
-        list(table[0]),
-        tablefmt,
-        colalign=["left" if column in left_aligned else "right" for column in table[0]],
-    )
+    return draw_cells(table, tablefmt)
 
 
 def notes(rows: Sequence[RowResult]) -> list[str]:
@@ -217,23 +212,31 @@ def draw_table(table: Sequence[Sequence[str]], headers: Sequence[str], tablefmt:
     return draw(rows, [cell(text) for text in headers], tablefmt=tablefmt, disable_numparse=True, **layout)
 
 
+def draw_cells(table: Sequence[dict[str, str]], tablefmt: str) -> str:
+    """A table of lines whose cells have names, the same in each; numbers stand to the right."""
+    return draw_table(
+        [list(cells.values()) for cells in table],
+        list(table[0]),
+        tablefmt,
+        colalign=["left" if column in WORDS else "right" for column in table[0]],
+    )
+
+
 def _label(entry: ParityEntry) -> str:
     return f"{printable(entry.precision)}{' compiled' if entry.compile else ''}"
 
 
 def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
-    step_ms, steady_mb = line.median("step ms"), line.median("steady MB")
-    baseline_step_ms = baseline.median("step ms") if baseline else None
-    baseline_steady_mb = baseline.median("steady MB") if baseline else None
+    gain, less = speed_up(line, baseline), saved(line, baseline)
     ends = interval(line, baseline) if baseline and baseline is not line else None
     return {
         "framework": line.first.framework,
         "precision": line.first.precision,
         "compile": "on" if line.first.compile else "off",
         "loop": line.first.loop,
-        "step ms": number(step_ms),
+        "step ms": number(line.median("step ms")),
         "spread ms": _spread(line),
-        "speed-up": f"{baseline_step_ms / step_ms:.2f}x" if baseline_step_ms and step_ms else NOTHING,
+        "speed-up": NOTHING if gain is None else f"{gain:.2f}x",
         "95 %": f"{ends[0]:.2f}-{ends[1]:.2f}" if ends else NOTHING,
         "x floor": number(line.median("x floor")),
         "first s": number(line.median("first s")),
@@ -242,12 +245,10 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "base MB": number(line.median("base MB")),
         "peak MB": number(line.median("peak MB")),
         "used MB": number(line.median("used MB")),
-        "steady MB": number(steady_mb),
+        "steady MB": number(line.median("steady MB")),
         "device MB": number(line.median("device MB")),
         "J/epoch": number(line.median("J/epoch")),
-        "saved": f"{round(100 * (1 - steady_mb / baseline_steady_mb))} %"
-        if baseline_steady_mb and steady_mb
-        else NOTHING,
+        "saved": NOTHING if less is None else f"{round(100 * less)} %",
         "loss": number(line.median("loss")),
         "acc %": number(line.median("acc %")),
         "skips": number(line.median("skips")),

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import run_parity
-from common import runner
 from common.config import Precision
 from common.results import Results, write_json
 from common.run_options import plan
@@ -45,7 +44,7 @@ def test_wrong_input(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runner, "launch_row", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(run_parity, "run_experiment", lambda *_: pytest.fail("the run was begun"))
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stopped:
         run_parity.main(["--preset", "smoke", *output, *arguments])

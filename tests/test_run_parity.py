@@ -17,10 +17,10 @@ import pytest
 import run_parity as program
 from common import runner
 from common.config import Precision, RunConfig
+from common.exit_codes import exit_code
 from common.parity import FLOAT32_TRAINING, RULES, Check
 from common.results import Results, RowResult, Status, judge, make_row, read_json
 from common.store import StoreError
-from run_parity import exit_code
 from tests.conftest import HAS, ROOT, needs_both, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker, started
 
@@ -175,7 +175,7 @@ def test_a_row_is_on_disk_before_it_is_said_to_have_ended(tmp_path: Path, monkey
 
         yield SimpleNamespace(start_row=print, event=print, end_row=end_row, keep_row=print)
 
-    monkeypatch.setattr(runner, "reporting", reporting)
+    monkeypatch.setattr(program, "reporting", reporting)
     assert program.main([*TWO_FAKE_ROWS, "--output", str(output), "--torch-python", fake_worker(tmp_path)]) == 0
     assert on_disk == started(tmp_path)
 

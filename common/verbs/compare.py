@@ -11,18 +11,16 @@ from typing import NamedTuple
 from tabulate import tabulate_formats
 
 from common.config import experiment_difference
-from common.lines import NOTHING, Line, group, interval, number
+from common.exit_codes import EXIT_OK, EXIT_SOME_FAILED
+from common.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
 from common.options import Parser, positive_float
 from common.results import Results, RowResult, Status
 from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.store import StoreError, read_results, results_file
-from common.table import draw_table, parity_of
+from common.table import draw_cells, parity_of
 from common.text import printable, show
 
-EXIT_OK, EXIT_SLOWER, EXIT_NOT_SHOWN = 0, 1, 3
-
-# Of processes on either side, from which their own differences show in the interval.
-LEAST_PROCESSES = 3
+EXIT_SLOWER = 1  # with --fail-above
 
 
 class Change(NamedTuple):
@@ -38,7 +36,7 @@ class Change(NamedTuple):
         """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by."""
         if self.interval is None:
             return "not judged"
-        margin = 1.0 if self.shows_processes else PROCESSES_DIFFER
+        margin = clear_ratio(self.old, self.new)
         if self.interval[0] > margin:
             return "slower"
         return "faster" if self.interval[1] < 1 / margin else "no difference"
@@ -49,10 +47,6 @@ class Change(NamedTuple):
         return (is_ok(self.old) and not is_ok(self.new)) or (
             parity_of(self.old) == "pass" and parity_of(self.new) not in ("pass", NOTHING)
         )
-
-    @property
-    def shows_processes(self) -> bool:
-        return min(len(self.old.rows), len(self.new.rows)) >= LEAST_PROCESSES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     failing = [] if arguments.fail_above is None else fail_above(changes, arguments.fail_above)
     lines = [_table(changes, arguments.format), "", *(f"- {note}" for note in notes(old, new, changes))]
     is_shown = show("\n".join([*lines, *(f"- FAIL: {reason}" for reason in failing)]))
-    return EXIT_SLOWER if failing else EXIT_OK if is_shown else EXIT_NOT_SHOWN
+    return EXIT_SLOWER if failing else EXIT_OK if is_shown else EXIT_SOME_FAILED
 
 
 def compare(old: Results, new: Results) -> list[Change]:
@@ -131,14 +125,7 @@ def _change(old: Line, new: Line) -> Change:
 
 
 def _table(changes: Sequence[Change], tablefmt: str) -> str:
-    table = [_cells(change) for change in changes]
-    left = {"framework", "precision", "compile", "loop", "verdict", "parity", "status"}
-    return draw_table(
-        [list(cells.values()) for cells in table],
-        list(table[0]),
-        tablefmt,
-        colalign=["left" if column in left else "right" for column in table[0]],
-    )
+    return draw_cells([_cells(change) for change in changes], tablefmt)
 
 
 def _cells(change: Change) -> dict[str, str]:
@@ -170,7 +157,7 @@ def _only_in(one: Results, other: Results, missing_from: str) -> list[str]:
 
 def _doubts(changes: Sequence[Change]) -> Iterator[str]:
     judged = [change for change in changes if change.interval]
-    if few := [change.new.name for change in judged if not change.shows_processes]:
+    if few := [change.new.name for change in judged if not show_processes(change.old, change.new)]:
         yield (
             f"under {LEAST_PROCESSES} processes on a side a difference counts beyond "
             f"{round(100 * (PROCESSES_DIFFER - 1))} %, as equal processes may differ by; "

@@ -13,6 +13,7 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunConfig
+from common.exit_codes import EXIT_NOTHING_RAN, EXIT_OK
 from common.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
 from common.interrupts import Interrupts
 from common.launch import launch_row
@@ -23,7 +24,6 @@ from common.setting import extra_command
 from common.table import draw_table, log_tails, manifest_table
 from common.text import printable, show
 
-EXIT_OK, EXIT_NOTHING_RUNS = 0, 4
 LONGEST_S = 300.0  # a framework is imported in seconds; from a slow network drive in minutes
 
 # What our own interpreter may lack, and what that costs.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     if interrupts.number:
         return 128 + interrupts.number
     show("\n".join(_lines(rows, arguments.format)))
-    return EXIT_OK if any(row.status is Status.OK for row in rows.values()) else EXIT_NOTHING_RUNS
+    return EXIT_OK if any(row.status is Status.OK for row in rows.values()) else EXIT_NOTHING_RAN
 
 
 def describe(framework: str, python: str, device: str, folder: Path, interrupts: Interrupts) -> RowResult:

@@ -18,19 +18,19 @@ from functools import partial
 from pathlib import Path
 
 from common.config import Precision, RunConfig
+from common.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
 from common.footprint import largest_single_batch
 from common.interrupts import Interrupts
-from common.launch import launch_row
+from common.launch import launch_undisturbed
 from common.lines import NOTHING
 from common.nvml import free_gpu_memory
 from common.options import Parser, add_experiment_options
 from common.results import RowResult, Status, write_json
 from common.run_options import add_row_options, add_run_options, plan
 from common.store import Store, StoreError
-from common.table import draw_table
+from common.table import draw_cells
 from common.text import printable, say, show
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN = 0, 3, 4
 RESOLUTION = 0.01
 FIRST_STEP = 0.02  # of where the memory model expects the end; doubled from there
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
@@ -178,7 +178,7 @@ def _save(folder: Path, found: Found, index: int, line: Line) -> Found:
 
 
 def _try(arguments: Namespace, config: RunConfig, size: int, folder: Path, interrupts: Interrupts) -> Trial:
-    """Train two steps of this batch. A worker killed by signal 9 is tried again: was it for its memory, it is again."""
+    """Train two steps of this batch."""
     trial = replace(
         config,
         data=replace(config.data, images=size),
@@ -186,9 +186,7 @@ def _try(arguments: Namespace, config: RunConfig, size: int, folder: Path, inter
     )
     python = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}[config.framework]
     place = folder / "rows" / f"{config.row_id}-b{size}"
-    row = launch_row(trial, python, place, arguments.timeout, lambda event: None, interrupts)
-    if row.status is Status.KILLED and not interrupts.number:
-        row = launch_row(trial, python, place, arguments.timeout, lambda event: None, interrupts)
+    row = launch_undisturbed(trial, python, place, arguments.timeout, lambda event: None, interrupts)
     (place / "arrays.npz").unlink(missing_ok=True)  # nobody compares them
     return _judge(row, size, arguments.memory_limit)
 
@@ -224,14 +222,7 @@ class _Progress:
 
 def _report(found: Found, tablefmt: str) -> str:
     float32 = {_mode(line): line for line in found.lines if line.config.precision is Precision.FLOAT32}
-    table = [_cells(line, float32.get(_mode(line))) for line in found.lines]
-    left = {"framework", "precision", "compile", "loop"}
-    drawn = draw_table(
-        [list(cells.values()) for cells in table],
-        list(table[0]),
-        tablefmt,
-        colalign=["left" if column in left else "right" for column in table[0]],
-    )
+    drawn = draw_cells([_cells(line, float32.get(_mode(line))) for line in found.lines], tablefmt)
     limit = found.memory_limit_bytes
     where = f"within {limit:,} bytes, libraries included" if limit else "within the device's memory"
     notes = [f"images in one step, {where}, two steps in a process of its own; to within {RESOLUTION:.0%}"]

@@ -4,19 +4,17 @@ run_parity.py report results/h100
 run_parity.py report runs/before runs/after --output pages --format github
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate_formats
 
+from common.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.options import Parser
 from common.results import Results
-from common.setting import extra_command
+from common.setting import missing
 from common.store import StoreError, read_results, results_file
 from common.text import in_one_line, printable, say, show
-
-EXIT_OK, EXIT_NOT_WRITTEN = 0, 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     for page in pages:
         if page:
             show(str(page))
-    return EXIT_OK if all(pages) else EXIT_NOT_WRITTEN
+    return EXIT_OK if all(pages) else EXIT_SOME_FAILED
 
 
 def report(results: Results, folder: Path, tablefmt: str) -> Path | None:
@@ -41,7 +39,7 @@ def report(results: Results, folder: Path, tablefmt: str) -> Path | None:
     try:
         from common.page import write_report
     except ModuleNotFoundError as error:
-        say(f"no report: {error.name} is not installed; add it with: {extra_command('report', sys.executable)}")
+        say(f"no report: {missing(error, 'report')}")
         return None
     try:
         return write_report(results, folder, tablefmt)
