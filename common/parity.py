@@ -48,10 +48,6 @@ PRICES_EIGEN_UPDATE = 36.0
 # after the other: u sqrt(B) / 4 measured, for B up to 128.
 TORCH_SAMPLE_SUM = 0.5
 
-# Where the CPU has no bfloat16 arithmetic, such kernels sum bfloat16 gradients in bfloat16. Rounding every partial sum
-# errs by u sqrt(B h w) of the terms, and by more of a sum in which they cancel: measured up to 2.1 u sqrt(B h w).
-EIGEN_BFLOAT16 = 3.0
-
 # Half of what mixed precision that is off would be below: it makes 1e-4 of the price and less; the least seen is 0.45.
 LEAST_SHARE_OF_PRICE = 0.25
 
@@ -368,8 +364,6 @@ def gradient_bounds(
             bounds[name] = DOT_PRODUCT * u * cancelling * (math.sqrt(pixels + fan_in) + slope * math.sqrt(inputs))
         if _emulated(config, device) and config.framework == "torch":
             bounds[name] = max(bounds[name], TORCH_SAMPLE_SUM * u * cancelling * math.sqrt(len(case.images)))
-        if _emulated(config, device) and config.precision is Precision.MIXED_BFLOAT16 and _in_eigen(config, device):
-            bounds[name] = max(bounds[name], EIGEN_BFLOAT16 * u * math.sqrt(pixels))
     return bounds
 
 

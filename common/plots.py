@@ -340,7 +340,7 @@ def _mode(framework: str, compile: bool, loop: str) -> str:
 
 def _speed_finding(lines: Sequence[Line]) -> str:
     """The best mixed precision of each framework over its float32, in our own uncompiled loop where it is there."""
-    return _best(lines, "step ms", lambda before, after: before / after, "{precision} is {gain:.2f}x as fast")
+    return _best(lines, "step ms", lambda before, after: before / after, lambda gain: f"is {gain:.2f}x as fast")
 
 
 def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
@@ -359,12 +359,15 @@ def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
 
 
 def _memory_finding(lines: Sequence[Line]) -> str:
-    return _best(
-        lines, "steady MB", lambda before, after: 1 - after / before, "{precision} takes {gain:.0%} less memory"
-    )
+    def words(gain: float) -> str:
+        return f"takes {abs(gain):.0%} {'less' if gain >= 0 else 'more'} memory"
+
+    return _best(lines, "steady MB", lambda before, after: 1 - after / before, words)
 
 
-def _best(lines: Sequence[Line], measure: str, gain: Callable[[float, float], float], words: str) -> str:
+def _best(
+    lines: Sequence[Line], measure: str, gain: Callable[[float, float], float], words: Callable[[float], str]
+) -> str:
     of_mode, found = baselines(lines), []
     for framework in FRAMEWORKS:
         gains = [
@@ -378,7 +381,7 @@ def _best(lines: Sequence[Line], measure: str, gain: Callable[[float, float], fl
         ]
         if gains:
             best, line = max(gains, key=lambda pair: pair[0])
-            found.append(f"{NAMES[framework]}: {words.format(precision=line.first.precision, gain=best)}")
+            found.append(f"{NAMES[framework]}: {line.first.precision} {words(best)}")
     return "\n".join(found) or "no mixed precision to compare with float32"
 
 

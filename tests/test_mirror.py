@@ -13,7 +13,8 @@ WITHOUT_TWIN = {"fit.py"}  # Keras' Model.fit; PyTorch has none
 FILES = sorted({path.name for side in ("tf_impl", "torch_impl") for path in (ROOT / side).glob("*.py")} - WITHOUT_TWIN)
 
 # What wraps or needs what only one framework has; each file says so.
-ONE_SIDED = {"Flatten", "FusedAdam", "LossScale", "Optimizer", "forward", "call", "release_cached_memory"}
+ONE_SIDED = {"Dense", "Flatten", "FusedAdam", "LossScale", "Optimizer", "forward", "call"}
+ONE_SIDED |= {"release_cached_memory", "rounded_product"}
 
 
 def public_outline(source: str) -> list[str]:

@@ -8,7 +8,12 @@ import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
 from common.weights import draw_weights
-from tests.conftest import on_host
+from tests.conftest import HAS, on_host
+
+if HAS["torch_impl"]:
+    import torch
+if HAS["tf_impl"]:
+    import tensorflow as tf
 
 CONFIG = ModelConfig(image_shape=(5, 7, 3), filters=4)
 
@@ -66,6 +71,19 @@ def test_logits_probabilities_loss_and_gradients(
     model, optimizer, images, labels = make(impl, precision)
     loss, logits, gradients = impl.train.loss_and_gradients(model, optimizer, images, labels)
     assert {dtype_name(tensor) for tensor in (model(images), loss, logits, *gradients)} == {variable}
+
+
+@pytest.mark.parametrize("rows", [1, 512])
+def test_products_in_bfloat16_are_rounded(impl: SimpleNamespace, rows: int) -> None:
+    """1 + 0.75 * 2**-7 lies nearer to 1 + 2**-7 than to 1, the numbers of bfloat16 on either side."""
+    left, right = np.tile(np.float32([1, 0.75 * 2**-7]), (rows, 1)), np.ones((2, 8), np.float32)
+    if impl.framework == "torch":
+        product = torch.from_numpy(left).bfloat16() @ torch.from_numpy(right).bfloat16()
+    else:
+        multiply = impl.precision.rounded_product(Precision.MIXED_BFLOAT16, impl.cpu)
+        product = multiply(tf.constant(left, tf.bfloat16), tf.constant(right, tf.bfloat16))
+    assert dtype_name(product) == "bfloat16"
+    assert np.array_equal(on_host(product), np.full((rows, 8), 1 + 2**-7))
 
 
 @pytest.mark.parametrize(("precision", "fits"), [("mixed_float16", True), ("float32", False)])

@@ -13,7 +13,7 @@ from keras import layers
 from common.config import ModelConfig, Precision
 from common.hardware import TENSOR_CORE_WIDTH
 from common.weights import Weights
-from tf_impl.precision import autocast
+from tf_impl.precision import Product, autocast, rounded_product
 
 
 class Convolution(layers.Conv2D):
@@ -24,6 +24,7 @@ class Convolution(layers.Conv2D):
     of the kernel, so that its gradient comes with the kernel's.
     """
 
+    product = staticmethod(tf.matmul)  # Logits sets it
     in_xla = False  # train.compiled sets it
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
@@ -31,16 +32,25 @@ class Convolution(layers.Conv2D):
         bias = tf.cast(self.bias, features.dtype)
         if self.kernel_size == (1, 1) and features.dtype.size == 2 and self.in_xla:
             # XLA adds the bias in cuDNN's kernels alone, which are as fast as cuBLAS' in 16 bits, and half as in more.
-            return _add_bias(self.convolution_op(features, self.kernel), bias)
+            return _add_bias(self.product)(self.convolution_op(features, self.kernel), bias)
         if self.kernel_size == (1, 1):
             patches = features
-            products = _linear(_flatten(patches), kernel, bias)
+            products = _linear(self.product)(_flatten(patches), kernel, bias)
         else:
             ones = TENSOR_CORE_WIDTH - kernel.shape[0] % TENSOR_CORE_WIDTH
             rows = tf.concat([kernel, bias[None], tf.zeros((ones - 1, self.filters), kernel.dtype)], axis=0)
             patches = _patches(features, self.kernel_size, ones)
-            products = tf.matmul(_flatten(patches), rows)
+            products = self.product(_flatten(patches), rows)
         return tf.reshape(products, (-1, *patches.shape[1:3], self.filters))  # (N, F) -> (B, H', W', F)
+
+
+class Dense(layers.Dense):
+    """Keras' own Dense, (B, N) -> (B, units), with a product that rounds."""
+
+    product = staticmethod(tf.matmul)  # Logits sets it
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        return self.product(features, tf.cast(self.kernel, features.dtype)) + tf.cast(self.bias, features.dtype)
 
 
 class Logits(keras.Sequential):
@@ -55,8 +65,11 @@ class Logits(keras.Sequential):
         for number, size in enumerate(config.kernel_sizes, start=1):
             self.add(Convolution(config.filters, size, data_format="channels_last", dtype=policy, name=f"conv{number}"))
         self.add(layers.Flatten(data_format="channels_last", dtype=policy, name="flatten"))
-        self.add(layers.Dense(1, dtype=policy, name="dense"))
+        self.add(Dense(1, dtype=policy, name="dense"))
         self.add(layers.Activation("linear", dtype=precision.variable_dtype, name="uncast"))
+        for layer in self.layers:
+            if isinstance(layer, (Convolution, Dense)):
+                layer.product = rounded_product(precision, device)
 
 
 class ConvNet(keras.Model):
@@ -99,38 +112,45 @@ def export_gradients(model: ConvNet, gradients: Sequence[tf.Tensor]) -> Weights:
     return {name: gradient.numpy() for name, gradient in zip(_variables(model), gradients, strict=True)}
 
 
-@tf.custom_gradient
-def _linear(
-    rows: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+def _linear(product: Product) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Rows (N, C) times a kernel (C, F), plus bias (F,), in one function, or TensorFlow would not fuse the two."""
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return (
-            tf.matmul(upstream, kernel, transpose_b=True),
-            tf.matmul(rows, upstream, transpose_a=True),
-            _sum_rows(upstream),
-        )
+    @tf.custom_gradient
+    def linear(
+        rows: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return (
+                product(upstream, kernel, transpose_b=True),
+                product(rows, upstream, transpose_a=True),
+                _sum_rows(upstream, product),
+            )
 
-    return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradient
+        return tf.nn.bias_add(product(rows, kernel), bias), gradient
+
+    return linear
 
 
-@tf.custom_gradient
-def _add_bias(
-    features: tf.Tensor, bias: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+def _add_bias(product: Product) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Features (B, H, W, F) plus bias (F,)."""
-    return tf.nn.bias_add(features, bias), lambda upstream: (upstream, _sum_rows(_flatten(upstream)))
+
+    @tf.custom_gradient
+    def add_bias(
+        features: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        return tf.nn.bias_add(features, bias), lambda upstream: (upstream, _sum_rows(_flatten(upstream), product))
+
+    return add_bias
 
 
-def _sum_rows(rows: tf.Tensor) -> tf.Tensor:
+def _sum_rows(rows: tf.Tensor, product: Product) -> tf.Tensor:
     """The gradient of a bias, (N, F) -> (F,), as a product with ones.
 
     A product keeps 16-bit sums in float32 and runs at the speed of a GPU's memory. The gradient of tf.nn.bias_add does
     neither: it adds in the 16-bit type, and takes six times as long.
     """
     ones = tf.ones((tf.shape(rows)[0], TENSOR_CORE_WIDTH), rows.dtype)
-    return tf.matmul(ones, rows, transpose_a=True)[0]
+    return product(ones, rows, transpose_a=True)[0]
 
 
 def _flatten(features: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,13 @@
 """Which dtype computes, which dtype stores, and how Keras is told so."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
 from common.config import Precision
+
+Product = Callable[..., tf.Tensor]  # of two matrices, with tf.matmul's transpose_a and transpose_b
 
 
 def compute_dtype(precision: Precision) -> tf.DType:
@@ -24,3 +28,24 @@ def autocast(precision: Precision, device: str) -> keras.DTypePolicy:
     """
     mixed = compute_dtype(precision) != variable_dtype(precision)
     return keras.DTypePolicy(f"mixed_{precision.compute_dtype}" if mixed else precision.compute_dtype)
+
+
+def rounded_product(precision: Precision, device: str) -> Product:
+    """tf.matmul, or, where that cuts bits off, the same product in float32 whose result is rounded.
+
+    Differs from torch_impl: on a CPU without AVX-512 TensorFlow multiplies bfloat16 in float32 too, but truncates what
+    comes out, so that each entry is up to a unit in the last place too small, layer after layer.
+    """
+    dtype = compute_dtype(precision)
+    if dtype != tf.bfloat16 or device.startswith("GPU"):
+        return tf.matmul
+    with tf.device(device):
+        sums = tf.matmul(
+            tf.constant([[1, 0.75 * 2**-7]], dtype), tf.ones((2, 1), dtype)
+        )  # 2**-7: a unit of 1's last place
+    return tf.matmul if float(sums[0, 0]) > 1 else _product_in_float32
+
+
+def _product_in_float32(left: tf.Tensor, right: tf.Tensor, **transposed: bool) -> tf.Tensor:
+    product = tf.matmul(tf.cast(left, tf.float32), tf.cast(right, tf.float32), **transposed)
+    return tf.cast(product, left.dtype)
