@@ -24,6 +24,7 @@ try:
     from common.config import RunConfig
     from common.exit_codes import EXIT_SOME_FAILED, exit_code
     from common.interrupts import Interrupts
+    from common.monitor import add_monitor_options, asked_monitors, launch_monitored
     from common.options import Parser, add_experiment_options, repeats_int
     from common.progress import reporting
     from common.results import Status
@@ -84,8 +85,9 @@ def run(
     arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
 ) -> int:
     """Run the rows that the store does not have, print the tables; returns the exit code."""
+    launch = launch_monitored(asked_monitors(arguments.tensorboard, arguments.trace))
     with reporting(configs, arguments.quiet) as reporter:
-        results, is_complete = run_experiment(arguments, configs, command, store, interrupts, reporter)
+        results, is_complete = run_experiment(arguments, configs, command, store, interrupts, reporter, launch)
     is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
@@ -108,6 +110,7 @@ def make_parser() -> Parser:
     run = add_run_options(parser)
     run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")
     run.add_argument("--no-report", action="store_true", help="write no page and figures beside the results")
+    add_monitor_options(run)
     run.add_argument("--allow-missing", action="store_true", help="exit 0 even if a framework is not installed")
     return parser
 

@@ -21,6 +21,7 @@ from common.config import LOOPS, Precision, RunConfig
 from common.footprint import largest_batch
 from common.hardware import Unsupported, require_support
 from common.memory import OutOfMemory
+from common.monitor import add_monitor_options, asked_monitors
 from common.options import Parser, add_experiment_options, make_config
 from common.recorder import OnArrays, OnEvent
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
@@ -30,7 +31,7 @@ from common.text import forgive_letters, in_one_line
 # The packages whose absence means that the framework is not installed.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 
-Run = Callable[[RunConfig, OnEvent, OnArrays | None], RowResult]
+Run = Callable[..., RowResult]  # of a config, on_event, on_arrays, and the folders of the monitors that are asked for
 
 
 def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None) -> int:
@@ -41,17 +42,18 @@ def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None)
     forgive_letters()
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
+    monitors = asked_monitors(arguments.tensorboard, arguments.trace)
     if arguments.config:
         config = _read_config(parser, arguments, framework)
         if arguments.run_id:
             _end_with_parent()
-        do = describe if arguments.describe else run
+        do = describe if arguments.describe else partial(run, **monitors)
         row = train_row(config, do, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
         write_json(arguments.result, replace(row, run_id=arguments.run_id))
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
     config = make_config(parser, arguments, framework, precision, compile=compile, loop=arguments.loop)
-    row = train_row(config, run, _print_epoch)
+    row = train_row(config, partial(run, **monitors), _print_epoch)
     print(describe_row(row))
     return 0 if row.status is Status.OK else 3
 
@@ -104,6 +106,7 @@ def _make_parser(framework: str) -> Parser:
     loops = LOOPS if framework == "tensorflow" else ("custom",)
     parser.add_argument("--loop", choices=loops, default="custom", help="a loop of our own, or Keras' Model.fit")
     add_experiment_options(parser)
+    add_monitor_options(parser)
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
     worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")

@@ -37,7 +37,7 @@ def ok(config):
 def describe(config, on_event, on_arrays):
     return run(config, on_event, on_arrays)
 
-def run(config, on_event, on_arrays):
+def run(config, on_event, on_arrays, **monitors):
     with (HERE / "started.txt").open("a") as file:
         file.write(config.row_id + chr(10))
 {body}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_impl.model import build_model, export_weights, load_weights
+    from tf_impl.monitor import trace_steps, write_scalars
     from tf_impl.optimizer import make_optimizer
     from tf_impl.run import run
     from tf_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
@@ -38,6 +39,8 @@ _HOMES = {
     "train_step": "train",
     "compiled": "train",
     "run": "run",
+    "write_scalars": "monitor",
+    "trace_steps": "monitor",
 }
 
 __all__ = [
@@ -49,7 +52,9 @@ __all__ = [
     "loss_and_gradients",
     "make_optimizer",
     "run",
+    "trace_steps",
     "train_step",
+    "write_scalars",
 ]
 
 

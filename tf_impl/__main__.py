@@ -1,6 +1,7 @@
 """One TensorFlow row from the command line: `python -m tf_impl --precision mixed_float16`."""
 
 import sys
+from pathlib import Path
 
 from common.config import RunConfig
 from common.recorder import OnArrays, OnEvent
@@ -8,10 +9,10 @@ from common.results import RowResult
 from common.worker import main
 
 
-def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, **monitors: Path) -> RowResult:
     from tf_impl.run import run  # TensorFlow is imported here, after the options were found to be right
 
-    return run(config, on_event, on_arrays)
+    return run(config, on_event, on_arrays, **monitors)
 
 
 def describe(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:

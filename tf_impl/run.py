@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from common.data import draw_data, fingerprint, fingerprint_batches, split_batch
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.limits import find_limits, measure_ceilings
+from common.monitor import TRACED_STEPS, attempt
 from common.parity import check_start
 from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
@@ -30,16 +32,25 @@ from tf_impl.device import (
     to_device,
     to_host,
 )
-from tf_impl.fit import fit
+from tf_impl.fit import fit, fit_more
 from tf_impl.model import ConvNet, build_model, export_weights, load_weights
+from tf_impl.monitor import trace_steps, write_scalars
 from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer
 from tf_impl.precision import compute_dtype, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
 
-def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
+def run(
+    config: RunConfig,
+    on_event: OnEvent = lambda event: None,
+    on_arrays: OnArrays | None = None,
+    tensorboard: Path | None = None,
+    trace: Path | None = None,
+) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
+
+    Once it is measured, its scalars are written for TensorBoard, and a few steps more are traced, into these folders.
 
     Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
     whatever else TensorFlow raises.
@@ -47,10 +58,13 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
     with memory_errors(device):
-        return train(config, device, on_event, on_arrays)
+        row = train(config, device, on_event, on_arrays, trace)
+    return attempt(row, "TensorBoard events", partial(write_scalars, row), tensorboard) if tensorboard else row
 
 
-def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+def train(
+    config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays | None, trace: Path | None
+) -> RowResult:
     """What run does, on this device."""
     set_tf32(config.precision is Precision.TF32)
 
@@ -89,8 +103,14 @@ def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays
 
     if config.execution.loop == "fit":
         fit(model, optimizer, *batches[0], config, recorder)
+        few = slice(TRACED_STEPS * config.train.batch_size)
+        images, labels = batches[0]
+        steps: list[Callable[[], object]] = [
+            partial(fit_more, model, images[few], labels[few], config.train.batch_size)
+        ]
     else:
         train_epochs(step, batches, config.train.epochs, recorder)
+        steps = [partial(step, *batch) for batch in batches[:TRACED_STEPS]]
 
     # The clock has stopped; the memory is read before anything else takes some.
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
@@ -100,7 +120,7 @@ def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays
     if not seen.passed:
         computed_in = ", ".join(sorted(set(seen.seen.values())))
         status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {config.precision}"
-    return make_row(
+    row = make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
@@ -112,6 +132,7 @@ def train(config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays
         probe=seen,
         checks=checks,
     )
+    return attempt(row, "trace", partial(trace_steps, steps, device), trace) if trace else row
 
 
 def describe(config: RunConfig) -> RowResult:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch_impl.model import build_model, export_weights, load_weights
+    from torch_impl.monitor import trace_steps, write_scalars
     from torch_impl.optimizer import make_optimizer
     from torch_impl.run import run
     from torch_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
@@ -25,6 +26,8 @@ _HOMES = {
     "train_step": "train",
     "compiled": "train",
     "run": "run",
+    "write_scalars": "monitor",
+    "trace_steps": "monitor",
 }
 
 __all__ = [
@@ -36,7 +39,9 @@ __all__ = [
     "loss_and_gradients",
     "make_optimizer",
     "run",
+    "trace_steps",
     "train_step",
+    "write_scalars",
 ]
 
 

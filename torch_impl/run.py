@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from common.data import draw_data, fingerprint, fingerprint_batches, split_batch
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.limits import find_limits, measure_ceilings
+from common.monitor import TRACED_STEPS, attempt
 from common.parity import check_start
 from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
@@ -31,14 +33,23 @@ from torch_impl.device import (
     to_host,
 )
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
+from torch_impl.monitor import trace_steps, write_scalars
 from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
 from torch_impl.precision import compute_dtype, variable_dtype
 from torch_impl.probe import evaluate, probe
 from torch_impl.train import INDUCTOR, Step, compiled, fetch, train_step
 
 
-def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: OnArrays | None = None) -> RowResult:
+def run(
+    config: RunConfig,
+    on_event: OnEvent = lambda event: None,
+    on_arrays: OnArrays | None = None,
+    tensorboard: Path | None = None,
+    trace: Path | None = None,
+) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
+
+    Once it is measured, its scalars are written for TensorBoard, and a few steps more are traced, into these folders.
 
     Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
     whatever else PyTorch raises.
@@ -46,10 +57,13 @@ def run(config: RunConfig, on_event: OnEvent = lambda event: None, on_arrays: On
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
     with memory_errors(device):
-        return train(config, device, on_event, on_arrays)
+        row = train(config, device, on_event, on_arrays, trace)
+    return attempt(row, "TensorBoard events", partial(write_scalars, row), tensorboard) if tensorboard else row
 
 
-def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays: OnArrays | None) -> RowResult:
+def train(
+    config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays: OnArrays | None, trace: Path | None
+) -> RowResult:
     """What run does, on this device."""
     set_tf32(config.precision is Precision.TF32)
 
@@ -86,6 +100,7 @@ def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays:
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
     train_epochs(step, batches, config.train.epochs, recorder)
+    steps = [partial(step, *batch) for batch in batches[:TRACED_STEPS]]
 
     # The clock has stopped; the memory is read before anything else takes some.
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
@@ -95,7 +110,7 @@ def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays:
     if not seen.passed:
         computed_in = ", ".join(sorted(set(seen.seen.values())))
         status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {config.precision}"
-    return make_row(
+    row = make_row(
         config,
         status,
         detail or slow_reason(config.precision, describe_device(device)),
@@ -109,6 +124,7 @@ def train(config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays:
         probe=seen,
         checks=checks,
     )
+    return attempt(row, "trace", partial(trace_steps, steps, device), trace) if trace else row
 
 
 def describe(config: RunConfig) -> RowResult:

@@ -1,0 +1,81 @@
+"""For other viewers: what a row left, as scalars for TensorBoard, and a few steps more under the framework's profiler.
+
+Both come after the row has been measured, so that nothing of them is timed. One that fails costs no row.
+"""
+
+from argparse import ArgumentParser, _ArgumentGroup
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from common.config import RunConfig
+from common.interrupts import Interrupts
+from common.launch import Launch, launch_row
+from common.recorder import OnEvent
+from common.results import RowResult
+from common.setting import missing
+from common.text import in_one_line
+
+TRACED_STEPS = 3  # enough to tell a step from its neighbours
+
+Monitors = Mapping[str, Path]  # of "tensorboard" and "trace", those that were asked for, and their folders
+
+
+def add_monitor_options(parser: ArgumentParser | _ArgumentGroup) -> None:
+    """The options of a run and of a single row."""
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write loss, accuracy, loss scale and step time for TensorBoard"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="DIR", help=f"profile {TRACED_STEPS} steps more, after those that are measured"
+    )
+
+
+def asked_monitors(tensorboard: Path | None, trace: Path | None) -> Monitors:
+    """Those that were asked for."""
+    return {name: path for name, path in (("tensorboard", tensorboard), ("trace", trace)) if path}
+
+
+def launch_monitored(monitors: Monitors) -> Launch:
+    """launch_row with these monitors, each row in a folder of its own."""
+
+    def launch(
+        config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
+    ) -> RowResult:
+        further = [
+            word for name, path in monitors.items() for word in (f"--{name}", str(path.absolute() / config.row_id))
+        ]
+        return launch_row(config, python, folder, timeout_s, on_event, interrupts, further)
+
+    return launch
+
+
+def attempt(row: RowResult, name: str, write: Callable[[Path], object], folder: Path) -> RowResult:
+    """Call write(folder), which is made; the row, with a note where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder)
+    except ModuleNotFoundError as error:
+        reason = missing(error, "tensorboard")
+    except Exception as error:  # whatever a profiler raises, the row has been measured
+        reason = in_one_line(error) or type(error).__name__
+    else:
+        return row
+    return replace(row, detail="; ".join(filter(None, [row.detail, f"no {name}: {reason}"])))
+
+
+def scalars(row: RowResult) -> Iterator[tuple[str, int, float]]:
+    """Name, step and value: each step's loss and loss scale; at the last step of an epoch its means and ms a step."""
+    if row.training is None or row.timing is None:
+        return
+    per_epoch = row.config.steps_per_epoch
+    ends = range(per_epoch - 1, per_epoch * len(row.timing.epoch_s), per_epoch)
+    step_ms = [seconds / per_epoch * 1e3 for seconds in row.timing.epoch_s]
+    for name, steps, values in (
+        ("loss", range(len(row.training.loss)), row.training.loss),
+        ("loss scale", range(len(row.training.loss_scale)), row.training.loss_scale),
+        ("epoch/loss", ends, row.training.epoch_loss),
+        ("epoch/accuracy", ends, row.training.epoch_accuracy),
+        ("epoch/step ms", ends, step_ms),
+    ):
+        yield from ((name, step, value) for step, value in zip(steps, values, strict=True) if value is not None)
