@@ -5,20 +5,22 @@ colour-blind tell apart; the mode is a strength or a dash. Figures are narrow, t
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from common.config import FRAMEWORKS, Precision
+from common.config import FRAMEWORKS, Precision, RunConfig
 from common.crossover import NOT_JUDGED, Course, pays_from
 from common.data import draw_data
 from common.files import written_whole
@@ -71,45 +73,60 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write NAME.svg and NAME.png into the folder; returns the SVG."""
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    write_text(folder / f"{name}.svg", svg.getvalue())
-    figure.set_layout_engine("none")  # it stays as it was laid out
+    """Write NAME.png, and NAME.svg on a transparent ground, into the folder; returns the SVG.
+
+    By the canvases' own methods: Figure.savefig would draw everything a second time, to lay it out.
+    """
+    figure.set_dpi(PNG_DPI)
     with written_whole(folder / f"{name}.png") as file:
-        figure.savefig(file, format="png", dpi=PNG_DPI, pil_kwargs={"compress_level": 3})
+        FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")  # it stays as it was laid out
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    svg = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    write_text(folder / f"{name}.svg", svg.getvalue())
     return svg.getvalue()
 
 
 def speed(results: Results) -> Figure | None:
     """ms a step of each line, with the spread that the table shows."""
-    lines = [line for line in group(results.rows) if line.median("step ms")]
-    return _bars(
-        lines,
-        "step ms",
-        "ms a step, with its spread; shorter is better",
-        _speed_finding(lines),
-        lambda line: line.spread_ms,
-    )
+    lines = group(results.rows)
+    bars = _measured(lines, "step ms", lambda line: line.spread_ms)
+    return _bars(bars, "ms a step, with its spread; shorter is better", _speed_finding(lines))
 
 
 def memory(results: Results) -> Figure | None:
     """Steady MB of each line."""
-    lines = [line for line in group(results.rows) if line.median("steady MB")]
-    kinds = {row.memory.kind for line in lines for row in line.rows if row.memory}
+    lines = group(results.rows)
+    kinds = {row.memory.kind for row in results.rows if row.memory}
     label = "steady MB, allocated on the GPU" if kinds == {"gpu_allocator"} else "steady MB, of the process"
-    return _bars(lines, "steady MB", f"{label}; shorter is better", _memory_finding(lines))
+    return _bars(_measured(lines, "steady MB"), f"{label}; shorter is better", _memory_finding(lines))
 
 
 def floor(results: Results) -> Figure | None:
     """Each line's step over the least time that the device's bandwidth and arithmetic allow."""
-    lines = [line for line in group(results.rows) if line.median("x floor")]
-    values = [line.median("x floor") or 0.0 for line in lines]
+    bars = _measured(group(results.rows), "x floor")
+    values = [bar.value for bar in bars]
     title = f"{min(values):.2f} to {max(values):.3g} times the device's limit" if values else ""
-    figure = _bars(lines, "x floor", "step over the least time for it; 1 is the limit", title)
+    figure = _bars(bars, "step over the least time for it; 1 is the limit", title)
     if figure:
         figure.axes[0].axvline(1, color=INK, linewidth=1)
     return figure
+
+
+def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
+    """The largest batch that trains of each row."""
+    bars = [_Bar(config.precision.value, _mode_of(config), size, size, size) for config, size in found.items()]
+    float32 = {bar.mode: bar.value for bar in bars if bar.precision == Precision.FLOAT32}
+    gains = [
+        f"{NAMES[bar.mode[0]]}: {bar.precision} takes {bar.value / float32[bar.mode]:.2f}x the batch"
+        for bar in bars
+        if bar.precision.startswith("mixed_") and bar.mode[1:] == (False, "custom") and bar.mode in float32
+    ]
+    title = "\n".join(gains) or "no mixed precision to compare with float32"
+    return _bars(bars, "largest batch, images in one step; longer is better", title)
 
 
 def epochs(results: Results) -> Figure | None:
@@ -225,7 +242,7 @@ def images(results: Results) -> Figure | None:
 def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
     """Each precision's speed-up over float32 along the sizes of a sweep, with its interval; 1 is float32."""
     rows = [course[0].line.first for course in courses]
-    figure, panels = _panels(rows, _crossover_finding(courses, axis))
+    figure, panels = _panels(rows, _crossover_finding(courses, axis), panel_inches=1.9)
     for axes, precision in panels:
         axes.axhline(1, color=INK, linewidth=1)
         for course in (course for course in courses if course[0].line.first.precision == precision):
@@ -241,35 +258,46 @@ def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("speed-up")
+        axes.set_ylabel("times float32's speed")
     figure.axes[-1].set_xlabel(label)
     return figure
 
 
-def _bars(
-    lines: Sequence[Line],
-    measure: str,
-    label: str,
-    title: str,
-    ends: Callable[[Line], tuple[float, float] | None] = lambda line: None,
-) -> Figure | None:
-    """A bar for each line, grouped by precision, with its number beside it."""
-    lines = sorted(lines, key=lambda line: list(Precision).index(Precision(line.first.precision)))
-    if not lines:
+class _Bar(NamedTuple):
+    """One bar. mode: framework, compile and loop. low and high: the ends of its spread."""
+
+    precision: str
+    mode: tuple[str, bool, str]
+    value: float
+    low: float
+    high: float
+
+
+def _measured(
+    lines: Sequence[Line], measure: str, ends: Callable[[Line], tuple[float, float] | None] = lambda line: None
+) -> list[_Bar]:
+    """A bar for each line that has the measure."""
+    return [
+        _Bar(line.first.precision, line.mode, value, *(ends(line) or (value, value)))
+        for line in lines
+        if (value := line.median(measure))
+    ]
+
+
+def _bars(bars: Sequence[_Bar], label: str, title: str) -> Figure | None:
+    """The bars grouped by precision, each with its number beside it."""
+    bars = sorted(bars, key=lambda bar: list(Precision).index(Precision(bar.precision)))
+    if not bars:
         return None
-    figure = Figure(figsize=(WIDTH_INCHES, 1.3 + 0.24 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 1.3 + 0.24 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    places, ticks = _places(lines)
-    values = [line.median(measure) or 0.0 for line in lines]
-    for place, line, value in zip(places, lines, values, strict=True):
-        framework, compile, loop = line.mode
-        axes.barh(place, value, 0.86, color=COLOURS[framework], alpha=STRENGTHS[compile, loop])
-        low, high = ends(line) or (value, value)
-        if high > low:
-            axes.plot([low, high], [place, place], color=INK, linewidth=1)
-        axes.annotate(
-            number(value), (max(value, high), place), (3, 0), textcoords="offset points", va="center", fontsize=8
-        )
+    places, ticks = _places(bars)
+    for place, bar in zip(places, bars, strict=True):
+        axes.barh(place, bar.value, 0.86, color=COLOURS[bar.mode[0]], alpha=STRENGTHS[bar.mode[1:]])
+        if bar.high > bar.low:
+            axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1)
+        end = (max(bar.value, bar.high), place)
+        axes.annotate(number(bar.value), end, (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(list(ticks.values()), list(ticks))
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -281,26 +309,28 @@ def _bars(
     _title(figure, title)
     patches = [
         Patch(color=COLOURS[mode[0]], alpha=STRENGTHS[mode[1:]], label=_mode(*mode))
-        for mode in dict.fromkeys(line.mode for line in lines)
+        for mode in dict.fromkeys(bar.mode for bar in bars)
     ]
     figure.legend(handles=patches, loc="outside lower left", ncols=2)
     return figure
 
 
-def _places(lines: Sequence[Line]) -> tuple[list[float], dict[str, float]]:
+def _places(bars: Sequence[_Bar]) -> tuple[list[float], dict[str, float]]:
     """Where each bar stands, a gap after each precision, and where each precision's name does."""
     places, members = [], dict[str, list[float]]()
-    for index, line in enumerate(lines):
-        place = index + 0.5 * len({other.first.precision for other in lines[: index + 1]})
+    for index, bar in enumerate(bars):
+        place = index + 0.5 * len({other.precision for other in bars[: index + 1]})
         places.append(place)
-        members.setdefault(line.first.precision, []).append(place)
+        members.setdefault(bar.precision, []).append(place)
     return places, {precision: float(np.mean(found)) for precision, found in members.items()}
 
 
-def _panels(rows: Sequence[RowResult], title: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
+def _panels(
+    rows: Sequence[RowResult], title: str, panel_inches: float = 1.15
+) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
     """A small panel for each precision, one below the other."""
     precisions = [precision.value for precision in Precision if any(row.precision == precision for row in rows)]
-    figure = Figure(figsize=(WIDTH_INCHES, 1.1 + 1.15 * len(precisions)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 1.1 + panel_inches * len(precisions)), layout="constrained")
     panels = figure.subplots(len(precisions), sharex=True, squeeze=False)[:, 0]
     for axes, precision in zip(panels, precisions, strict=True):
         axes.set_title(precision, fontsize=8.5, weight="normal", pad=2)
@@ -334,6 +364,10 @@ def _look(row: RowResult) -> dict[str, Any]:
     return {"color": COLOURS[row.framework], "linestyle": DASHES[row.compile, row.loop], "linewidth": width}
 
 
+def _mode_of(config: RunConfig) -> tuple[str, bool, str]:
+    return config.framework, config.execution.compile, config.execution.loop
+
+
 def _mode(framework: str, compile: bool, loop: str) -> str:
     return f"{NAMES[framework]}{', compiled' if compile else ''}{', Model.fit' if loop == 'fit' else ''}"
 
@@ -352,7 +386,7 @@ def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
         paying = [(size, course[0].line.first.precision) for course in ours if (size := pays_from(course)) is not None]
         if paying:
             size, precision = min(paying)
-            found.append(f"{NAMES[framework]}: {precision} pays from {axis} {size} on")
+            found.append(f"{NAMES[framework]}: {precision} pays from {axis} {size}")
         elif ours:
             found.append(f"{NAMES[framework]}: no mixed precision pays at the largest {axis}")
     return "\n".join(found) or f"Speed-up over float32 along {axis}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -368,7 +369,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} is {value!r:.80}; it must be an object with the fields of {kind.__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = _types_of_fields(kind)
     if unknown := set(value) - set(hints):
         raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
     for entry in fields(kind):
@@ -376,6 +377,11 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         if required and entry.name not in value:
             raise ValueError(f"{where} lacks the field {entry.name!r}")
     return kind(**{name: _decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
+
+
+@cache
+def _types_of_fields(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:

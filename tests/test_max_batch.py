@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import run_parity
+from common.config import Precision, RunConfig
 from common.results import Status, read_json
 from common.verbs.max_batch import RESOLUTION, Found, search
 from tests.fakes import fake_worker, started
@@ -76,6 +77,25 @@ def test_within_a_limit_of_memory(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert 2900 / (1 + 2 * RESOLUTION) <= line.batch_size <= 2900
     assert all(trial.fits is (trial.batch_size <= 2900) for trial in line.trials)
     assert str(line.batch_size) in capsys.readouterr().out.splitlines()[2].split()
+
+
+def test_what_is_found_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    _, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
+    drawn = (tmp_path / "run" / "max_batch.svg").read_text()
+    assert f">{found.lines[0].batch_size}</text>" in drawn
+    assert (tmp_path / "run" / "max_batch.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_says_by_how_much_a_precision_allows_more() -> None:
+    pytest.importorskip("matplotlib")
+    from common.plots import largest_batches
+
+    rows = {"float32": 100, "mixed_float16": 190}
+    figure = largest_batches({RunConfig("torch", Precision(name)): size for name, size in rows.items()})
+    assert figure is not None
+    assert figure.get_suptitle() == "PyTorch: mixed_float16 takes 1.90x the batch"
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [100, 190]
 
 
 def test_out_of_memory_in_one_trial_ends_no_other(tmp_path: Path) -> None:

@@ -188,9 +188,7 @@ def test_it_is_drawn_with_both_frameworks(tmp_path: Path) -> None:
         both[size] = Results([], {}, [*tensorflow, *results.rows])
     figure = crossovers(courses(both), "image-size", "pixels")
     title = " ".join(figure.get_suptitle().split())
-    assert title == (
-        "TensorFlow: mixed_float16 pays from image-size 16 on PyTorch: mixed_float16 pays from image-size 16 on"
-    )
+    assert title == ("TensorFlow: mixed_float16 pays from image-size 16 PyTorch: mixed_float16 pays from image-size 16")
     (axes,) = figure.axes
     drawn = {line.get_color(): list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"}
     assert drawn == {colour: [pytest.approx(0.5), pytest.approx(2)] for colour in COLOURS.values()}

@@ -36,7 +36,7 @@ from tf_impl.fit import fit, fit_more
 from tf_impl.model import ConvNet, build_model, export_weights, load_weights
 from tf_impl.monitor import trace_steps, write_scalars
 from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer
-from tf_impl.precision import compute_dtype, variable_dtype
+from tf_impl.precision import compute_dtype, rounded_product, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
@@ -180,7 +180,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "execution": "tf.function with XLA" if config.execution.compile else "tf.function",
         "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
-        "convolutions": _convolutions(config),
+        "convolutions": _convolutions(config, device),
         "cuBLASLt": os.environ["TF_USE_CUBLASLT"] if device.startswith("GPU") else "-",
         "TF32": f"{'tf32' if tf32 else 'ieee'} in products and convolutions",
         "autotuning": "cuDNN's algorithms, always" if device.startswith("GPU") else "-",
@@ -190,7 +190,8 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     }
 
 
-def _convolutions(config: RunConfig) -> str:
+def _convolutions(config: RunConfig, device: str) -> str:
     if config.execution.compile and compute_dtype(config.precision).size == 2:
         return "the first a product over the patches, the others Conv2D"
-    return "products over the patches"
+    is_rounded_by_matmul = rounded_product(config.precision, device) is tf.matmul
+    return f"products over the patches{'' if is_rounded_by_matmul else ', in float32, then rounded'}"

@@ -29,7 +29,8 @@ from common.results import RowResult, Status, write_json
 from common.run_options import add_row_options, add_run_options, plan
 from common.store import Store, StoreError
 from common.table import draw_cells
-from common.text import printable, say, show
+from common.text import in_one_line, printable, say, show
+from common.verbs.drawing import draw
 
 RESOLUTION = 0.01
 FIRST_STEP = 0.02  # of where the memory model expects the end; doubled from there
@@ -99,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         except StoreError as reason:
             parser.error(f"argument --output: {reason}")
     show(_report(found, arguments.format))
+    _draw(found, store.folder)
     if interrupts.number:
         return 128 + interrupts.number
     known = [line for line in found.lines if line.batch_size is not None]
@@ -218,6 +220,15 @@ class _Progress:
         if not self._quiet:
             word = "fits" if trial.fits else "does not fit" if trial.status is Status.OK else str(trial.status)
             say(f"[{index + 1}/{self._lines}] {line.name}: {trial.batch_size} {word}, about {left_s:.0f} s left")
+
+
+def _draw(found: Found, folder: Path) -> None:
+    sizes = {line.config: line.batch_size for line in found.lines if line.batch_size}
+    try:
+        if sizes:
+            draw(lambda plots: plots.largest_batches(sizes), folder, "max_batch")
+    except OSError as error:
+        say(f"no figure: {printable(str(folder))} can't be written ({in_one_line(error)})")
 
 
 def _report(found: Found, tablefmt: str) -> str:

@@ -27,10 +27,10 @@ from common.progress import reporting
 from common.results import Results, write_text
 from common.run_options import add_row_options, add_run_options, plan
 from common.runner import run_experiment
-from common.setting import missing
 from common.store import Store, StoreError
 from common.table import draw_cells, failures, parity_of
 from common.text import in_one_line, printable, say, show
+from common.verbs.drawing import draw
 
 AXES = {  # and what a figure calls it
     "image-size": "image size, pixels high and wide",
@@ -126,26 +126,14 @@ def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -
     is_shown = show(text)
     try:
         write_text(folder / "sweep.txt", text + "\n")
-        is_drawn = arguments.no_report or _draw(found, arguments.over, folder)
+        if not arguments.no_report:
+            draw(lambda plots: plots.crossovers(found, arguments.over, AXES[arguments.over]), folder, "sweep")
     except (OSError, ValueError) as error:
         say(f"{printable(str(folder))} can't be written ({in_one_line(error)})")
         return False
     if not arguments.quiet:
         say(f"sweep: {printable(str(folder))}")
-    return is_shown and is_drawn
-
-
-def _draw(found: Sequence[Course], axis: str, folder: Path) -> bool:
-    try:
-        from matplotlib import rc_context
-
-        from common.plots import STYLE, crossovers, write_figure
-    except ModuleNotFoundError as error:
-        say(f"no figure: {missing(error, 'report')}")
-        return True
-    with rc_context(STYLE):
-        write_figure(crossovers(found, axis, AXES[axis]), folder, "sweep")
-    return True
+    return is_shown
 
 
 def _table(found: Sequence[Course], axis: str, tablefmt: str) -> str:
