@@ -1,7 +1,7 @@
 """Compare TensorFlow and PyTorch at every precision: one process a row, one table of speed and memory.
 
 python run_parity.py                                   every precision, sized for this machine
-python run_parity.py --preset smoke --quiet            every precision, in a minute
+python run_parity.py --preset smoke --quiet            every precision, in a minute or two
 python run_parity.py --frameworks torch --precisions float32 mixed_bfloat16 --compile both
 
 Verbs, each with a --help of its own:
@@ -24,7 +24,7 @@ try:
     from common.config import RunConfig
     from common.exit_codes import EXIT_SOME_FAILED, exit_code
     from common.interrupts import Interrupts
-    from common.monitor import add_monitor_options, asked_monitors, launch_monitored
+    from common.monitor import Monitors, add_monitor_options, launch_monitored
     from common.options import Parser, add_experiment_options, repeats_int
     from common.progress import reporting
     from common.results import Status
@@ -32,7 +32,7 @@ try:
     from common.runner import run_experiment
     from common.store import Store, StoreError
     from common.table import tables
-    from common.text import forgive_letters, printable, say, show
+    from common.text import forgive_letters, go_on, printable, say, show
     from common.verbs import compare, env, max_batch, report, sweep
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
@@ -85,19 +85,22 @@ def run(
     arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
 ) -> int:
     """Run the rows that the store does not have, print the tables; returns the exit code."""
-    launch = launch_monitored(asked_monitors(arguments.tensorboard, arguments.trace))
+    monitors = Monitors(arguments.tensorboard, arguments.trace)
+    launch = launch_monitored(monitors)
     with reporting(configs, arguments.quiet) as reporter:
         results, is_complete = run_experiment(arguments, configs, command, store, interrupts, reporter, launch)
     is_printed = show(tables(results, arguments.format))
     if not arguments.quiet:
         say(f"results: {printable(str(store.path))}")
+        for name, path in monitors.folders.items():
+            say(f"{name}: {printable(str(path))}")
     if results.rows and not arguments.no_report and not interrupts.number:
         page = report.report(results, store.folder / "report", arguments.format)
         if page and not arguments.quiet:
             say(f"report: {printable(str(page))}")
     if interrupts.number:
         ended = sum(row.status is not Status.INTERRUPTED for row in results.rows)
-        say(f"interrupted, with {ended} of {len(configs)} rows ended; the same command with --resume --output goes on")
+        say(f"interrupted, with {ended} of {len(configs)} rows ended; to go on, add {go_on(store.folder)}")
     code = exit_code(results, arguments.allow_missing)
     return code if is_complete and is_printed else max(code, EXIT_SOME_FAILED)
 

@@ -26,7 +26,7 @@ class Gain:
     @property
     def verdict(self) -> str:
         """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by."""
-        if self.interval is None or self.float32 is None:
+        if self.interval is None or self.float32 is None or self.speed_up is None:
             return NOT_JUDGED
         margin = clear_ratio(self.line, self.float32)
         if self.interval[0] > margin:
@@ -58,16 +58,20 @@ def crossover(course: Course, axis: str) -> str:
     judged = [gain for gain in course if gain.verdict != NOT_JUDGED]
     paying = _tail_that_pays(judged)
     others = judged[: len(judged) - len(paying)]
+    unknown = [f"{gain.size} ({_why_not(gain)})" for gain in course if gain.verdict == NOT_JUDGED]
+    that = " that was judged" if unknown else ""
     clauses = []
     if paying and not others:
-        clauses = [f"pays at {f'every {axis} from ' if len(paying) > 1 else f'{axis} '}{_at(paying[0])}{_to(paying)}"]
+        clauses = [
+            f"pays at {f'every {axis}{that} from ' if len(paying) > 1 else f'{axis} '}{_at(paying[0])}{_to(paying)}"
+        ]
     elif paying:
         clauses = [f"pays from {axis} {_at(paying[0])} on{_to(paying)}, and not at {_at(others[-1])}"]
     elif judged:
-        clauses = [f"does not pay at {axis} {_at(judged[-1])}, the largest"]
+        clauses = [f"does not pay at {axis} {_at(judged[-1])}, the largest{that}"]
     if elsewhere := [_at(gain) for gain in others if gain.verdict == FASTER]:
         clauses.append(f"it does at {_and(elsewhere)}")
-    if unknown := [f"{gain.size} ({_why_not(gain)})" for gain in course if gain.verdict == NOT_JUDGED]:
+    if unknown:
         clauses.append(f"not judged at {axis} {_and(unknown)}")
     return "; ".join(clauses)
 
@@ -103,7 +107,7 @@ def _why_not(gain: Gain) -> str:
             return "no float32"
         if ended := [row.status for row in line.rows if row.status is not Status.OK]:
             return f"{name}{ended[0]}"
-    return "too few epochs"
+    return "too few epochs" if gain.speed_up else "no steady step"
 
 
 def _and(words: Sequence[str]) -> str:

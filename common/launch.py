@@ -85,6 +85,8 @@ def launch_row(
         row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
     elif was_ended and expired.is_set():
         row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
+    if was_ended and further:
+        row = _as_measured_before(row, run_id, folder)
     row = _with_log(_with_gpu_use(row, gpu), folder)
     if row.log_tail[-1:] == [WITHOUT_NUMPY]:  # without it a worker can't even say so
         return make_row(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
@@ -273,6 +275,11 @@ def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> Row
         return make_row(config, Status.CRASHED, f"signal {-exit_code} ({_signal_name(-exit_code)})")
     if exit_code > 0:
         return make_row(config, Status.CRASHED, f"exit code {exit_code}")
+    return _read_result(config, run_id, folder)
+
+
+def _read_result(config: RunConfig, run_id: str, folder: Path) -> RowResult:
+    """What the worker wrote, or the status no_result."""
     try:
         row = read_json(folder / "result.json", RowResult)
         if row.config != config or row.run_id != run_id:
@@ -284,6 +291,15 @@ def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> Row
         reason = f"the process ended well but left no result: {in_one_line(error)}"
         return make_row(config, Status.NO_RESULT, reason)
     return row
+
+
+def _as_measured_before(row: RowResult, run_id: str, folder: Path) -> RowResult:
+    """What a worker had measured before it ended at its work for other viewers, with a note; else the row."""
+    measured = _read_result(row.config, run_id, folder)
+    if measured.status is Status.NO_RESULT:
+        return row
+    note = f"its TensorBoard events or its trace are not whole: {row.status}: {row.detail}"
+    return replace(measured, detail="; ".join(filter(None, [measured.detail, note])))
 
 
 def _signal_name(number: int) -> str:

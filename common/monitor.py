@@ -4,13 +4,15 @@ Both come after the row has been measured, so that nothing of them is timed. One
 """
 
 from argparse import ArgumentParser, _ArgumentGroup
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from common.config import RunConfig
 from common.interrupts import Interrupts
 from common.launch import Launch, launch_row
+from common.options import new_folder
 from common.recorder import OnEvent
 from common.results import RowResult
 from common.setting import missing
@@ -18,22 +20,37 @@ from common.text import in_one_line
 
 TRACED_STEPS = 3  # enough to tell a step from its neighbours
 
-Monitors = Mapping[str, Path]  # of "tensorboard" and "trace", those that were asked for, and their folders
+
+class Monitors(NamedTuple):
+    """The folders of what was asked for; on_measured is told of the row before anything is written to them."""
+
+    tensorboard: Path | None = None
+    trace: Path | None = None
+    on_measured: Callable[[RowResult], object] = lambda row: None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """By the names of their options, those that were asked for."""
+        return {name: path for name, path in (("tensorboard", self.tensorboard), ("trace", self.trace)) if path}
+
+
+NONE = Monitors()
 
 
 def add_monitor_options(parser: ArgumentParser | _ArgumentGroup) -> None:
     """The options of a run and of a single row."""
     parser.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="write loss, accuracy, loss scale and step time for TensorBoard"
+        "--tensorboard",
+        type=new_folder,
+        metavar="DIR",
+        help="write loss, accuracy, loss scale and step time for TensorBoard",
     )
     parser.add_argument(
-        "--trace", type=Path, metavar="DIR", help=f"profile {TRACED_STEPS} steps more, after those that are measured"
+        "--trace",
+        type=new_folder,
+        metavar="DIR",
+        help=f"profile {TRACED_STEPS} steps more, after those that are measured",
     )
-
-
-def asked_monitors(tensorboard: Path | None, trace: Path | None) -> Monitors:
-    """Those that were asked for."""
-    return {name: path for name, path in (("tensorboard", tensorboard), ("trace", trace)) if path}
 
 
 def launch_monitored(monitors: Monitors) -> Launch:
@@ -42,22 +59,22 @@ def launch_monitored(monitors: Monitors) -> Launch:
     def launch(
         config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
     ) -> RowResult:
-        further = [
-            word for name, path in monitors.items() for word in (f"--{name}", str(path.absolute() / config.row_id))
-        ]
+        pairs = [(f"--{name}", str(path.absolute() / config.row_id)) for name, path in monitors.folders.items()]
+        further = [word for pair in pairs for word in pair]
         return launch_row(config, python, folder, timeout_s, on_event, interrupts, further)
 
     return launch
 
 
-def attempt(row: RowResult, name: str, write: Callable[[Path], object], folder: Path) -> RowResult:
-    """Call write(folder), which is made; the row, with a note where that fails."""
+def attempt(row: RowResult, name: str, write: Callable[[Path], object], folder: Path | None) -> RowResult:
+    """Call write(folder), if one was asked for; the row, with a note where that fails."""
+    if folder is None:
+        return row
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write(folder)
     except ModuleNotFoundError as error:
         reason = missing(error, "tensorboard")
-    except Exception as error:  # whatever a profiler raises, the row has been measured
+    except (Exception, SystemExit) as error:  # whatever a profiler raises, the row has been measured
         reason = in_one_line(error) or type(error).__name__
     else:
         return row

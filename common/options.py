@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config import (
@@ -128,6 +129,16 @@ def _number(kind: Callable[[str], float], smallest: float, largest: float, words
         return value
 
     return parse
+
+
+def new_folder(text: str) -> Path:
+    """A path at which a folder is, or can be; ArgumentTypeError otherwise."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a folder")
+    path = Path(text)
+    if next(there for there in (path, *path.absolute().parents) if there.exists()).is_dir():
+        return path
+    raise argparse.ArgumentTypeError(f"{text!r:.200} is a file, or lies below one; give a folder")
 
 
 positive_int = _number(int, 1, LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")

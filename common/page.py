@@ -1,14 +1,11 @@
-"""The report of a run: one self-contained HTML page, its figures as files, the tables as text and every row as CSV.
+"""The page of a run: one self-contained HTML page, and its figures as files.
 
 The page holds its figures as SVG and asks the network for nothing. What comes from a results file is escaped.
 """
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,10 +13,9 @@ from matplotlib import rc_context
 
 from common.article import T4
 from common.config import Precision, RunConfig, experiment_difference
-from common.files import require_folder
 from common.lines import group, number
 from common.plots import COLOURS, FAINT, INK, STYLE, figures, write_figure
-from common.results import Results, RowResult, in_order, write_text
+from common.results import Results, write_text
 from common.table import (
     extents,
     failures,
@@ -28,7 +24,6 @@ from common.table import (
     notes,
     parity_table,
     speed_table,
-    tables,
 )
 from common.text import printable
 
@@ -48,16 +43,12 @@ CAPTIONS = {
 }
 
 
-def write_report(results: Results, folder: Path, tablefmt: str) -> Path:
-    """Write index.html, tables.txt, rows.csv and each figure as SVG and PNG into the folder; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    require_folder(folder)
+def write_page(results: Results, folder: Path) -> Path:
+    """Write index.html and each figure as SVG and PNG into the folder; returns the page."""
     drawn = {}
     with rc_context(STYLE):
         for name, figure in figures(results).items():
             drawn[name] = write_figure(figure, folder, name)
-    write_text(folder / "tables.txt", tables(results, tablefmt) + "\n")
-    write_text(folder / "rows.csv", to_csv(results.rows))
     write_text(folder / "index.html", to_html(results, drawn))
     return folder / "index.html"
 
@@ -104,36 +95,6 @@ def _article_and_ours(results: Results) -> Iterator[tuple[str, ...]]:
             *(number(None if size is None else size / 1e3) for size in gigabytes),
             *(number(line.median(name)) for name in ("loss", "acc %")),
         )
-
-
-def to_csv(rows: Sequence[RowResult]) -> str:
-    """Every row as it was measured, in the units of results.json; empty where it was not."""
-    lines = [dict(_facts(row)) for row in in_order(rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def _facts(row: RowResult) -> Iterator[tuple[str, Any]]:
-    yield from (("framework", row.framework), ("precision", row.precision), ("compile", row.compile))
-    yield from (("loop", row.loop), ("repeat", row.config.repeat), ("status", row.status.value))
-    timing, memory, training = row.timing, row.memory, row.training
-    for name in ("median", "p05", "p95", "n"):
-        yield f"step_s_{name}", timing and timing.step_s and getattr(timing.step_s, name)
-    for part, names in (
-        (timing, ("first_step_s", "total_s", "images_per_s")),
-        (memory, ("kind", "baseline_bytes", "peak_bytes", "used_bytes", "steady_used_bytes")),
-        (memory, ("device_process_peak_bytes",)),
-        (row.limits, ("flops_per_step", "bytes_per_step", "floor_s", "times_floor")),
-        (row.gpu, ("energy_per_epoch_j",)),
-    ):
-        yield from ((f"memory_{name}" if name == "kind" else name, getattr(part, name, None)) for name in names)
-    yield "epoch_loss", training and training.epoch_loss[-1]
-    yield "epoch_accuracy", training and training.epoch_accuracy[-1]
-    yield "skipped_steps", training and len(training.skipped_steps)
-    yield "parity", all(check.passed for check in row.checks) if row.checks else None
 
 
 def _inlined(name: str, svg: str) -> str:

@@ -18,13 +18,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from common.config import FRAMEWORKS, Precision, RunConfig
 from common.crossover import NOT_JUDGED, Course, pays_from
 from common.data import draw_data
 from common.files import written_whole
-from common.lines import Line, baselines, group, number
+from common.lines import Line, baselines, group, interval, number
 from common.parity import PAIR_LOSS, RULES, worst_first
 from common.results import ParityEntry, Results, RowResult, Status, Training, write_text
 
@@ -109,7 +109,7 @@ def floor(results: Results) -> Figure | None:
     """Each line's step over the least time that the device's bandwidth and arithmetic allow."""
     bars = _measured(group(results.rows), "x floor")
     values = [bar.value for bar in bars]
-    title = f"{min(values):.2f} to {max(values):.3g} times the device's limit" if values else ""
+    title = f"{number(min(values))} to {number(max(values))} times the device's limit" if values else ""
     figure = _bars(bars, "step over the least time for it; 1 is the limit", title)
     if figure:
         figure.axes[0].axvline(1, color=INK, linewidth=1)
@@ -142,6 +142,7 @@ def epochs(results: Results) -> Figure | None:
             axes.plot(range(1, len(row.timing.epoch_s) + 1), row.timing.epoch_s, marker=".", **_look(row))
         _logarithmic(axes)
         axes.set_ylabel("s")
+    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[-1].set_xlabel("epoch; seconds on a logarithmic scale")
     return figure
 
@@ -243,17 +244,20 @@ def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
     """Each precision's speed-up over float32 along the sizes of a sweep, with its interval; 1 is float32."""
     rows = [course[0].line.first for course in courses]
     figure, panels = _panels(rows, _crossover_finding(courses, axis), panel_inches=1.9)
+    sizes = sorted({gain.size for course in courses for gain in course})
+    smallest, largest = sizes[0], sizes[-1]
     for axes, precision in panels:
         axes.axhline(1, color=INK, linewidth=1)
         for course in (course for course in courses if course[0].line.first.precision == precision):
             look, colour = _look(course[0].line.first), COLOURS[course[0].line.first.framework]
             judged = [gain for gain in course if gain.verdict != NOT_JUDGED]
-            sizes, speed_ups = [gain.size for gain in judged], np.array([gain.speed_up for gain in judged], float)
-            axes.plot(sizes, speed_ups, marker="o", markersize=4, **look)
+            speed_ups = np.array([gain.speed_up for gain in judged], float)
+            axes.plot([gain.size for gain in judged], speed_ups, marker="o", markersize=4, **look)
             for gain in judged:
                 axes.plot([gain.size] * 2, np.array(gain.interval, float), color=colour, linewidth=1)
         axes.set_xscale("log")
-        axes.set_xticks(sorted({gain.size for course in courses for gain in course}))
+        axes.set_xlim(0.8 * smallest, 1.25 * largest)
+        axes.set_xticks(sizes)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
@@ -348,6 +352,7 @@ def _title(figure: Figure, title: str) -> None:
 def _logarithmic(axes: Axes) -> None:
     """Without small ticks and set formulas, which would take half of the time to draw."""
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=5))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
 
@@ -374,6 +379,8 @@ def _mode(framework: str, compile: bool, loop: str) -> str:
 
 def _speed_finding(lines: Sequence[Line]) -> str:
     """The best mixed precision of each framework over its float32, in our own uncompiled loop where it is there."""
+    if not any(interval(line, baseline) for line in lines if (baseline := baselines(lines).get(line.mode))):
+        return "Too few epochs to judge the speed"
     return _best(lines, "step ms", lambda before, after: before / after, lambda gain: f"is {gain:.2f}x as fast")
 
 
@@ -387,8 +394,10 @@ def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
         if paying:
             size, precision = min(paying)
             found.append(f"{NAMES[framework]}: {precision} pays from {axis} {size}")
-        elif ours:
+        elif any(gain.verdict != NOT_JUDGED for course in ours for gain in course):
             found.append(f"{NAMES[framework]}: no mixed precision pays at the largest {axis}")
+        elif ours:
+            found.append(f"{NAMES[framework]}: not judged")
     return "\n".join(found) or f"Speed-up over float32 along {axis}"
 
 

@@ -12,8 +12,11 @@ from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.options import Parser, make_config, positive_float, resolve_preset
 
 
-def add_row_options(parser: Parser) -> _ArgumentGroup:
-    """Which rows: framework, precision and mode; returns the group, for what one verb has alone."""
+def add_row_options(parser: Parser, precisions: str = "what the preset names") -> _ArgumentGroup:
+    """Which rows: framework, precision and mode; returns the group, for what one verb has alone.
+
+    `precisions` says which are the default.
+    """
     rows = parser.add_argument_group("the rows")
     rows.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="default: both")
     rows.add_argument(
@@ -21,7 +24,7 @@ def add_row_options(parser: Parser) -> _ArgumentGroup:
         nargs="+",
         choices=[precision.value for precision in Precision],
         metavar="PRECISION",
-        help=f"of {', '.join(Precision)} (default: what the preset names)",
+        help=f"of {', '.join(Precision)} (default: {precisions})",
     )
     rows.add_argument(
         "--compile", choices=("off", "on", "both"), default="off", help="fuse with XLA and torch.compile (default: off)"

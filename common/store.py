@@ -31,7 +31,7 @@ from common.results import (
     to_json,
     write_text,
 )
-from common.text import in_one_line, say
+from common.text import in_one_line, printable, say
 from common.weights import weight_shapes
 
 
@@ -51,10 +51,16 @@ def read_results(file: Path) -> Results:
         for row in results.rows:
             require_consistent(row)
     except FileNotFoundError as error:
-        raise StoreError(f"{file} is not there") from error
+        raise StoreError(f"{file} is not there{_hint(file.parent)}") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} can't be read ({in_one_line(error)})") from error
     return results
+
+
+def _hint(folder: Path) -> str:
+    """Where there are results, if not here: a sweep has a folder for each size."""
+    inner = sorted(path.parent.name for path in folder.glob("*/results.json"))
+    return f"; there is one in each of {', '.join(inner)}" if inner else ""
 
 
 class Store:
@@ -125,7 +131,7 @@ class Store:
             write_text(self.path, results_json(results, [self._json_of(row) for row in results.rows]) + "\n")
         except OSError as error:
             if self.is_whole:
-                say(f"{self.path} can't be written: {error.strerror}; the tables will be printed")
+                say(f"{printable(str(self.path))} can't be written: {error.strerror}; the tables will be printed")
             self.is_whole = False
 
     def read(self, configs: Sequence[RunConfig]) -> Results:
@@ -135,13 +141,14 @@ class Store:
         """
         if not os.path.lexists(self.path):
             return Results([], {})
-        try:
-            results = read_results(self.path)
-        except StoreError as reason:
-            raise StoreError(f"{reason}; give another --output") from reason
-        self._refuse_another_experiment(results.rows, configs[0])
+        results = self._read_same(configs[0])
         asked = {config.row_id for config in configs}
         return replace(results, rows=[row for row in results.rows if self._is_whole(row, row.config.row_id in asked)])
+
+    def require_same(self, configs: Sequence[RunConfig]) -> None:
+        """StoreError where results are there that can't be read, or are of another experiment than configs."""
+        if os.path.lexists(self.path):
+            self._read_same(configs[0])
 
     def keep(self) -> None:
         """Keep results.json as it is, in a file of its own: rows of it that ended well are to be run again."""
@@ -151,6 +158,14 @@ class Store:
             write_text(copy, self.path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StoreError(f"{copy} can't be written ({error.strerror}); give another --output") from error
+
+    def _read_same(self, asked: RunConfig) -> Results:
+        try:
+            results = read_results(self.path)
+        except StoreError as reason:
+            raise StoreError(f"{reason}; give another --output") from reason
+        self._refuse_another_experiment(results.rows, asked)
+        return results
 
     def _json_of(self, row: RowResult) -> str:
         saved = self._rows.get(row.config.row_id)

@@ -74,7 +74,7 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             f"{names}: {printable(detail)}"
             for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])
         ),
-        *(f"UNSTABLE: {names}: {reason}" for reason, names in _named(lines, lambda line: [_unstable(line)])),
+        *unsteady(lines),
         *(f"no steady step: {names}: {reason}" for reason, names in _named(lines, _untimed)),
         *(
             f"clocks held down at some time by {printable(cause)}: {names}"
@@ -106,6 +106,11 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
         _agreement("data", {row_id: training.data_sha256 for row_id, training in trainings.items()}),
         _agreement("starting weights", {row_id: t.initial_weights_sha256 for row_id, t in trainings.items()}),
     ]
+
+
+def unsteady(lines: Sequence[Line]) -> list[str]:
+    """Which lines' times are not steady, and why."""
+    return [f"UNSTABLE: {names}: {reason}" for reason, names in _named(lines, lambda line: [_unstable(line)])]
 
 
 def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:

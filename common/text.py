@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 LONGEST_REASON = 300  # characters
 
@@ -21,7 +22,12 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def in_one_line(error: Exception) -> str:
+def go_on(folder: Path) -> str:
+    """The options with which an interrupted run goes on."""
+    return f"--resume --output {printable(str(folder))}"
+
+
+def in_one_line(error: BaseException) -> str:
     """What an exception says, printable and of bounded length: part of it may come from a file."""
     text = printable(str(error))
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."

@@ -21,7 +21,7 @@ from common.config import LOOPS, Precision, RunConfig
 from common.footprint import largest_batch
 from common.hardware import Unsupported, require_support
 from common.memory import OutOfMemory
-from common.monitor import add_monitor_options, asked_monitors
+from common.monitor import Monitors, add_monitor_options
 from common.options import Parser, add_experiment_options, make_config
 from common.recorder import OnArrays, OnEvent
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
@@ -42,18 +42,23 @@ def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None)
     forgive_letters()
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
-    monitors = asked_monitors(arguments.tensorboard, arguments.trace)
+    monitors = Monitors(arguments.tensorboard, arguments.trace)
     if arguments.config:
         config = _read_config(parser, arguments, framework)
         if arguments.run_id:
             _end_with_parent()
-        do = describe if arguments.describe else partial(run, **monitors)
+
+        def write(row: RowResult) -> None:
+            write_json(arguments.result, replace(row, run_id=arguments.run_id))
+
+        monitored = partial(run, monitors=monitors._replace(on_measured=write)) if monitors.folders else run
+        do = describe if arguments.describe else monitored
         row = train_row(config, do, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
-        write_json(arguments.result, replace(row, run_id=arguments.run_id))
+        write(row)
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
     config = make_config(parser, arguments, framework, precision, compile=compile, loop=arguments.loop)
-    row = train_row(config, partial(run, **monitors), _print_epoch)
+    row = train_row(config, partial(run, monitors=monitors), _print_epoch)
     print(describe_row(row))
     return 0 if row.status is Status.OK else 3
 

@@ -96,6 +96,11 @@ def test_only_a_slow_down_beyond_the_limit_fails() -> None:
     assert fail_above(compare(results(*scaled(1.0)), results(*scaled(0.5))), 5) == []
 
 
+def test_a_gate_does_not_pass_what_it_cannot_judge() -> None:
+    few = compare(results(make([1.0, 1.0])), results(make([9.0, 9.0])))
+    assert fail_above(few, 5) == ["torch float32 can't be judged, with fewer than 3 steady epochs in a process"]
+
+
 def test_a_row_that_does_not_run_any_more_fails() -> None:
     gone = replace(make(), status=Status.OOM, timing=None, checks=[])
     assert fail_above(compare(results(make()), results(gone)), 5) == ["torch float32 was ok, parity pass and is oom"]

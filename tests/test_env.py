@@ -73,7 +73,7 @@ def test_a_package_that_a_verb_needs_is_named(
     monkeypatch.setattr(env, "find_spec", lambda name: None if name == "matplotlib" else name)
     worker = fake_worker(tmp_path, ON_T4)
     run_parity.main(["env", "--tf-python", worker, "--torch-python", worker])
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("- no report: "))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("- no page and no figures: "))
     assert line.endswith(f"-m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[report]'")
 
 

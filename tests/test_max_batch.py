@@ -123,6 +123,31 @@ def test_a_batch_that_is_always_killed_does_not_fit(tmp_path: Path) -> None:
     assert found.lines[0].batch_size in range(297, 301)
 
 
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "arrays.npz").touch()
+    (tmp_path / "run" / "rows").mkdir(parents=True)
+    (tmp_path / "run" / "rows" / "torch-float32-custom-compile-off-r0-b1").symlink_to(tmp_path / "outside")
+    code, _ = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
+    assert code == 4
+    assert (tmp_path / "outside" / "arrays.npz").exists()
+
+
+def test_a_search_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
+    in_its_place = "(HERE / 'run' / 'max_batch.json').mkdir(exist_ok=True)"
+    worker = fake_worker(tmp_path, TRAINS.format(limit=PLENTY, before=in_its_place))
+    options = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--precisions", "float32", "--quiet"]
+    options += ["--output", str(tmp_path / "run"), "--torch-python", worker, "--memory-limit", "30000"]
+    assert run_parity.main(["max-batch", *options]) == 3
+
+
+def test_what_does_not_fit_at_all_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One image takes 1010 bytes."""
+    code, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "1000")
+    assert (code, found.lines[0].batch_size) == (0, 0)
+    assert "one image takes 1,010 bytes, libraries included" in capsys.readouterr().out
+
+
 def test_any_other_end_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(tmp_path, "sys.exit('broken')", "--memory-limit", "30000")
     assert (code, found.lines[0].batch_size) == (4, None)
@@ -142,6 +167,8 @@ def test_an_earlier_search_is_not_overwritten(tmp_path: Path, capsys: pytest.Cap
     [
         (["--device", "cpu"], "argument --memory-limit: needed on a CPU"),
         (["--memory-limit", "2TB"], "'2TB' is no size; give one such as 1500MB or 2GB"),
+        (["--memory-limit", f"{'9' * 400}GB"], "is no size; give one such as 1500MB or 2GB"),
+        (["--memory-limit", "0.5"], "'0.5' is no size"),
         (["--memory-limit", "1GB", "--batch-size", "5"], "argument --batch-size: max-batch chooses it itself"),
     ],
 )

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+import run_parity as program
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.monitor import attempt, scalars
+from common.interrupts import Interrupts
+from common.monitor import Monitors, attempt, launch_monitored, scalars
 from common.results import RowResult, Status, make_row
 from tests.conftest import HAS, load_implementation, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker
@@ -21,7 +23,7 @@ ONE = ["torch_impl" if HAS["torch_impl"] else "tf_impl", "--preset", "smoke", "-
 def train(impl: SimpleNamespace, tmp_path: Path, loop: str = "custom") -> RowResult:
     execution = ExecutionConfig("cpu", loop=loop)
     config = RunConfig(impl.framework, Precision.MIXED_FLOAT16, execution=execution, **SIZES)
-    return impl.run.run(config, tensorboard=tmp_path / "tensorboard", trace=tmp_path / "trace")
+    return impl.run.run(config, monitors=Monitors(tmp_path / "tensorboard", tmp_path / "trace"))
 
 
 def test_tensorboard_reads_what_the_row_says(impl: SimpleNamespace, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_what_is_trained_is_the_same_with_them(impl: SimpleNamespace, tmp_path: 
     assert with_them == without.training
 
 
-def raise_(error: Exception) -> None:
+def raise_(error: BaseException) -> None:
     raise error
 
 
@@ -103,19 +105,42 @@ def raise_(error: Exception) -> None:
         ),
         (RuntimeError("another profiler is at work"), "another profiler is at work"),
         (MemoryError(), "MemoryError"),
+        (SystemExit(7), "7"),
     ],
 )
-def test_one_that_fails_costs_a_note(tmp_path: Path, error: Exception, note: str) -> None:
+def test_one_that_fails_costs_a_note(tmp_path: Path, error: BaseException, note: str) -> None:
     row = make_row(RunConfig("torch", Precision.FLOAT32), Status.OK, "slow")
     found = attempt(row, "trace", lambda folder: raise_(error), tmp_path)
     assert found.detail.startswith(f"slow; no trace: {note}")
     assert replace(found, detail="slow") == row
 
 
-def test_a_folder_that_cannot_be_made_costs_a_note(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "given"), [("--trace", "file"), ("--tensorboard", "file/below"), ("--trace", " ")])
+def test_a_folder_that_cannot_be_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, given: str
+) -> None:
     (tmp_path / "file").touch()
-    row = make_row(RunConfig("torch", Precision.FLOAT32), Status.OK)
-    assert "no trace: [Errno 17] File exists" in attempt(row, "trace", print, tmp_path / "file").detail
+    with pytest.raises(SystemExit) as stopped:
+        program.main([option, str(tmp_path / given) if given.strip() else given])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run_parity.py: argument {option}: ")
+    assert line.endswith("give a folder")
+
+
+ENDS = {"it is killed": "os.kill(os.getpid(), 9)", "it crashes": "os.abort()", "it hangs": "time.sleep(60)"}
+
+
+@pytest.mark.parametrize("ending", ENDS.values(), ids=ENDS.keys())
+def test_a_worker_that_ends_at_them_has_measured_its_row(tmp_path: Path, ending: str) -> None:
+    body = f"row = ok(config)\nmonitors['monitors'].on_measured(row)\n{ending}"
+    config = RunConfig("torch", Precision.FLOAT32, execution=ExecutionConfig("cpu"), **SIZES)
+    launch = launch_monitored(Monitors(trace=tmp_path / "trace"))
+    folder = tmp_path / "rows" / "one"
+    row = launch(config, fake_worker(tmp_path, body), folder, 5, lambda event: None, Interrupts())
+    assert row.status is Status.OK
+    assert row.timing is not None
+    assert row.detail.startswith("its TensorBoard events or its trace are not whole: ")
 
 
 def test_a_row_that_was_not_trained_has_no_scalars() -> None:

@@ -22,10 +22,11 @@ from matplotlib import rc_context
 
 import run_parity
 from common.config import FRAMEWORKS
-from common.page import CAPTIONS, to_html, write_report
+from common.page import CAPTIONS, to_html
 from common.plots import COLOURS, STYLE, figures
 from common.results import Results, read_json
 from common.table import parity_table, speed_table
+from common.verbs.report import report
 from tests.conftest import ROOT
 from tests.fakes import fake_worker
 
@@ -39,7 +40,7 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report on the largest published results."""
     folder = tmp_path_factory.mktemp("report")
     file = max(ROOT.glob("results/*/results.json"), key=lambda path: path.stat().st_size)
-    write_report(read_json(file, Results), folder, "simple")
+    report(read_json(file, Results), folder, "simple")
     return folder
 
 
@@ -64,7 +65,7 @@ def test_its_tables_are_those_that_the_run_prints() -> None:
 
 
 def test_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
-    write_report(CPU, tmp_path, "simple")
+    report(CPU, tmp_path, "simple")
     measured = json.loads((ROOT / "results" / "cpu" / "results.json").read_text())["rows"]
     lines = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert len(lines) == len(measured)
@@ -167,8 +168,9 @@ def test_a_missing_package_costs_the_report_alone(
     printed = capsys.readouterr()
     assert code == 0
     assert "float32" in printed.out
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == {"tables.txt", "rows.csv"}
     assert printed.err == (
-        f"no report: matplotlib is not installed; add it with: "
+        f"no page: matplotlib is not installed; add it with: "
         f"{sys.executable} -m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[report]'\n"
     )
 
@@ -180,6 +182,30 @@ def test_a_run_writes_its_report_and_can_be_told_not_to(tmp_path: Path) -> None:
     run_parity.main([*arguments, "--output", str(tmp_path / "without"), "--no-report"])
     assert (tmp_path / "with" / "report" / "index.html").exists()
     assert not (tmp_path / "without" / "report").exists()
+
+
+def test_a_folder_of_runs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "image-size-8").mkdir()
+    shutil.copy(ROOT / "results" / "cpu" / "results.json", tmp_path / "image-size-8")
+    with pytest.raises(SystemExit):
+        run_parity.main(["report", str(tmp_path)])
+    assert "results.json is not there; there is one in each of image-size-8" in capsys.readouterr().err
+
+
+def test_speed_without_an_interval_is_no_finding() -> None:
+    few = [replace(row, timing=row.timing and replace(row.timing, epoch_s=row.timing.epoch_s[:3])) for row in CPU.rows]
+    assert titles(replace(CPU, rows=few))["speed"] == "Too few epochs to judge the speed"
+
+
+def test_more_memory_is_not_called_less() -> None:
+    more = [
+        replace(row, memory=replace(row.memory, steady_used_bytes=10**9))
+        if row.memory and row.precision.startswith("mixed_")
+        else row
+        for row in CPU.rows
+    ]
+    assert "more memory" in titles(replace(CPU, rows=more))["memory"]
+    assert "less memory" not in titles(replace(CPU, rows=more))["memory"]
 
 
 def test_a_report_folder_that_is_a_link_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

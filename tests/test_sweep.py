@@ -1,6 +1,7 @@
 """Does a sweep name the size from which on a precision pays, twice the same, whatever ends its workers?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,14 +146,66 @@ def test_earlier_results_are_not_overwritten(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as stopped:
         sweep(tmp_path, "16", "32")
     assert stopped.value.code == 2
-    assert "image-size-16 already holds results; give another folder, or --resume" in capsys.readouterr().err
+    assert "run already holds a sweep; give another folder, or --resume" in capsys.readouterr().err
     assert len(started(tmp_path)) == 4
+
+
+def test_two_axes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, "8", "16") == 0
+    options = ["--preset", "smoke", "--epochs", "6", "--output", str(tmp_path / "run"), "--resume"]
+    with pytest.raises(SystemExit):
+        run_parity.main(["sweep", "--over", "filters", "8", "16", *options])
+    assert "run holds a sweep over image-size; give another folder" in capsys.readouterr().err
+
+
+def test_a_resumed_sweep_that_is_interrupted_keeps_what_it_did_not_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tmp_path, "16", "32") == 0
+    at_8 = "if config.data.image_shape[0] == 8: os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+    assert sweep(tmp_path, "8", "16", "32", "--resume", before=at_8) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == SENTENCE
+
+
+def test_broken_results_are_found_before_the_first_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run" / "image-size-32").mkdir(parents=True)
+    (tmp_path / "run" / "image-size-32" / "results.json").write_text("{")
+    with pytest.raises(SystemExit):
+        sweep(tmp_path, "16", "32", "--resume")
+    assert "image-size-32/results.json can't be read" in capsys.readouterr().err
+    assert started(tmp_path) == []
+
+
+def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "image-size-16").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit):
+        sweep(tmp_path, "16", "32")
+    assert "image-size-16 is a link, and none is followed; remove it" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_table_that_cannot_be_written_costs_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run" / "sweep.txt").mkdir(parents=True)
+    assert sweep(tmp_path, "16", "32", "--resume") == 3
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == SENTENCE
+    assert "sweep.txt can't be written" in printed.err
+
+
+def test_a_row_without_a_steady_step_is_not_judged() -> None:
+    timing = Timing(1.0, [9.0, *5 * [1.0]], None, 9.0, None)
+    rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 1.0, 0), timing=timing)]
+    (course,) = courses({8: Results([], {}, rows)})
+    assert crossover(course, "size") == "not judged at size 8 (no steady step)"
 
 
 def test_a_batch_size_sets_the_images(tmp_path: Path) -> None:
     """The preset's 20 images in batches of 8 are three steps; so are 12 in batches of 4."""
     worker = fake_worker(tmp_path)
-    options = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--quiet", "--torch-python", worker]
+    options = ["--preset", "smoke", "--epochs", "4", "--device", "cpu", "--frameworks", "torch", "--quiet"]
+    options += ["--torch-python", worker]
     assert (
         run_parity.main(
             ["sweep", "--over", "batch-size", "4", "40", "--repeats", "1", *options, "--output", str(tmp_path)]
@@ -166,7 +219,7 @@ def test_a_batch_size_sets_the_images(tmp_path: Path) -> None:
 
 def test_progress_has_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worker = fake_worker(tmp_path)
-    options = ["--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--repeats", "1"]
+    options = ["--preset", "smoke", "--epochs", "4", "--device", "cpu", "--frameworks", "torch", "--repeats", "1"]
     options += ["--precisions", "float32", "mixed_bfloat16", "--output", str(tmp_path), "--torch-python", worker]
     assert run_parity.main(["sweep", "--over", "filters", "4", "8", *options]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
@@ -195,6 +248,14 @@ def test_it_is_drawn_with_both_frameworks(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "pixels"
 
 
+def test_a_figure_does_not_say_of_what_was_not_judged_that_it_does_not_pay() -> None:
+    pytest.importorskip("matplotlib")
+    from common.plots import crossovers
+
+    assert crossovers(courses(swept({8: None, 16: None})), "size", "").get_suptitle() == "PyTorch: not judged"
+    assert "no mixed precision pays" in crossovers(courses(swept({8: 0.5, 16: None})), "size", "").get_suptitle()
+
+
 def test_its_figure_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert sweep(tmp_path, "8", "16") == 0
@@ -205,8 +266,8 @@ def test_its_figure_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["image-size", "8"], "argument VALUES: a sweep needs two sizes or more"),
-        (["image-size", "8", "8"], "argument VALUES: a sweep needs two sizes or more"),
+        (["image-size", "8"], "argument VALUES: 1 sizes were given; give 2 to 100"),
+        (["image-size", "8", "8"], "argument VALUES: 1 sizes were given; give 2 to 100"),
         (["image-size", "1", "8"], "argument --image-size: the first convolution is 2x2; give 2 or more"),
         (["image-size", "8", "16", "--image-size", "4"], "argument --image-size: the sweep sets it; leave it out"),
         (["depth", "8", "16"], "argument --over: invalid choice: 'depth'"),
@@ -216,12 +277,18 @@ def test_its_figure_is_written(tmp_path: Path) -> None:
             "argument --precisions: float32 alone is nothing to",
         ),
         (["filters", "8", "16", "--resume"], "argument --resume: give the --output"),
+        (
+            ["filters", "8", "16", "--epochs", "3"],
+            "3 are too few to judge a speed-up; give 4 or more",
+        ),
+        (["batch-size", "8", str(2**53)], f"argument VALUES: {2**53} is too large a batch; give {2**53 // 3} or less"),
+        (["filters", *map(str, range(1, 102))], "argument VALUES: 101 sizes were given; give 2 to 100"),
         (["batch-size", "8", "64", "--images", "40"], "argument --batch-size: 64 is more than there are images"),
     ],
 )
 def test_what_it_needs_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_parity.main(["sweep", "--preset", "smoke", "--over", *arguments])
+        run_parity.main(["sweep", "--preset", "smoke", "--epochs", "4", "--over", *arguments])
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     assert reason in line

@@ -17,6 +17,7 @@ def write_scalars(row: RowResult, folder: Path) -> None:
     Differs from torch_impl: a writer is the default of a block, in which scalars go to it by name.
     """
     importlib.import_module("tensorboard")  # else tf.summary raises an error of its own, which names no package
+    folder.mkdir(parents=True, exist_ok=True)
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default():
         for name, step, value in scalars(row):

@@ -39,7 +39,7 @@ def rounded_product(precision: Precision, device: str) -> Product:
     dtype = compute_dtype(precision)
     if dtype != tf.bfloat16 or device.startswith("GPU"):
         return tf.matmul
-    with tf.device(device):
+    with tf.init_scope(), tf.device(device):  # at once, also while a graph is made
         sums = tf.matmul(
             tf.constant([[1, 0.75 * 2**-7]], dtype), tf.ones((2, 1), dtype)
         )  # 2**-7: a unit of 1's last place

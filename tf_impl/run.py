@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +12,7 @@ from common.data import draw_data, fingerprint, fingerprint_batches, split_batch
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.limits import find_limits, measure_ceilings
-from common.monitor import TRACED_STEPS, attempt
+from common.monitor import NONE, TRACED_STEPS, Monitors, attempt
 from common.parity import check_start
 from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
@@ -45,12 +44,11 @@ def run(
     config: RunConfig,
     on_event: OnEvent = lambda event: None,
     on_arrays: OnArrays | None = None,
-    tensorboard: Path | None = None,
-    trace: Path | None = None,
+    monitors: Monitors = NONE,
 ) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 
-    Once it is measured, its scalars are written for TensorBoard, and a few steps more are traced, into these folders.
+    Once it is measured, its scalars are written for TensorBoard, and a few steps more are traced, as the monitors say.
 
     Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
     whatever else TensorFlow raises.
@@ -58,12 +56,12 @@ def run(
     device = select_device(config.execution.device, config.execution.threads)
     require_support(config.precision, describe_device(device))
     with memory_errors(device):
-        row = train(config, device, on_event, on_arrays, trace)
-    return attempt(row, "TensorBoard events", partial(write_scalars, row), tensorboard) if tensorboard else row
+        row = train(config, device, on_event, on_arrays, monitors)
+    return attempt(row, "TensorBoard events", partial(write_scalars, row), monitors.tensorboard)
 
 
 def train(
-    config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays | None, trace: Path | None
+    config: RunConfig, device: str, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors
 ) -> RowResult:
     """What run does, on this device."""
     set_tf32(config.precision is Precision.TF32)
@@ -132,7 +130,8 @@ def train(
         probe=seen,
         checks=checks,
     )
-    return attempt(row, "trace", partial(trace_steps, steps, device), trace) if trace else row
+    monitors.on_measured(row)
+    return attempt(row, "trace", partial(trace_steps, steps, device), monitors.trace)
 
 
 def describe(config: RunConfig) -> RowResult:

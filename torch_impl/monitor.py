@@ -16,7 +16,7 @@ def write_scalars(row: RowResult, folder: Path) -> None:
     Raises ModuleNotFoundError where TensorBoard is not installed.
     Differs from tf_impl: a writer is asked by its own method.
     """
-    from torch.utils.tensorboard import SummaryWriter  # which imports TensorBoard
+    from torch.utils.tensorboard import SummaryWriter  # which imports TensorBoard, and that TensorFlow if it is there
 
     with SummaryWriter(str(folder)) as writer:
         for name, step, value in scalars(row):
@@ -28,9 +28,13 @@ def trace_steps(steps: Sequence[Callable[[], object]], device: torch.device, fol
 
     Differs from tf_impl: the devices to be profiled are named, and the file is Chrome's trace format.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities, record_shapes=True) as profiler:
         for number, step in enumerate(steps):
             with record_function(f"train {number}"):
                 step()
-    profiler.export_chrome_trace(str(folder / "trace.json"))
+    file = folder / "trace.json"
+    profiler.export_chrome_trace(str(file))
+    if not file.exists() or file.stat().st_size == 0:  # on a full disk nothing is raised
+        raise OSError(f"{file} could not be written")

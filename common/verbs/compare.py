@@ -21,6 +21,7 @@ from common.table import draw_cells, parity_of
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
+EXIT_CODES = "exit codes: 0 compared, 1 --fail-above failed, 2 usage, 3 the table could not be printed"
 
 
 class Change(NamedTuple):
@@ -75,16 +76,27 @@ def compare(old: Results, new: Results) -> list[Change]:
 
 
 def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
-    """Why a slow-down of more than this fails, one clause a line; a row that is lost always does."""
-    return [
-        f"{change.new.name} is slower by {100 * (change.ratio - 1):.3g} %, more than {percent:g} %"
-        for change in changes
-        if change.verdict == "slower" and change.ratio is not None and change.ratio > 1 + percent / 100
-    ] + [
-        f"{change.new.name} was {_state(change.old)} and is {_state(change.new)}"
-        for change in changes
-        if change.is_lost
-    ]
+    """Why a slow-down of more than this fails, one clause a line; a row that is lost or can't be judged always does.
+
+    What is in one of the results alone does not.
+    """
+    return (
+        [
+            f"{change.new.name} is slower by {100 * (change.ratio - 1):.3g} %, more than {percent:g} %"
+            for change in changes
+            if change.verdict == "slower" and change.ratio is not None and change.ratio > 1 + percent / 100
+        ]
+        + [
+            f"{change.new.name} can't be judged, with fewer than {LEAST_EPOCHS} steady epochs in a process"
+            for change in changes
+            if change.ratio is not None and change.interval is None
+        ]
+        + [
+            f"{change.new.name} was {_state(change.old)} and is {_state(change.new)}"
+            for change in changes
+            if change.is_lost
+        ]
+    )
 
 
 def notes(old: Results, new: Results, changes: Sequence[Change]) -> list[str]:
@@ -102,14 +114,14 @@ def is_ok(line: Line) -> bool:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py compare", description=__doc__)
+    parser = Parser(prog="run_parity.py compare", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("old", type=Path, metavar="OLD", help="a results.json, or the folder of one")
     parser.add_argument("new", type=Path, metavar="NEW", help="likewise")
     parser.add_argument(
         "--fail-above",
         type=positive_float,
         metavar="PCT",
-        help="exit code 1 if a row is significantly slower, by more than this many percent, or does not run any more",
+        help="exit code 1 if a row is significantly slower, by more than this many percent, can't be judged, or failed",
     )
     parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="NAME", help="of the table")
     return parser

@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from common.setting import missing
-from common.text import say
+from common.text import in_one_line, say
 
 
-def draw(make: Callable[[Any], Any], folder: Path, name: str) -> None:
-    """Write the figure that make(common.plots) returns as NAME.svg and NAME.png; one line on stderr without matplotlib.
+def draw(make: Callable[[Any], Any], folder: Path, name: str) -> bool:
+    """Write the figure that make(common.plots) returns as NAME.svg and NAME.png.
 
-    Raises OSError where the folder can't be written.
+    Returns False, after one line on stderr, where it can't be drawn or written; without matplotlib it need not be.
     """
     try:
         from matplotlib import rc_context
 
         from common import plots
+
+        with rc_context(plots.STYLE):
+            plots.write_figure(make(plots), folder, name)
     except ModuleNotFoundError as error:
         say(f"no figure: {missing(error, 'report')}")
-        return
-    with rc_context(plots.STYLE):
-        plots.write_figure(make(plots), folder, name)
+    except (OSError, ValueError) as error:  # also what is wrong with matplotlib's own settings
+        say(f"no figure: {in_one_line(error)}")
+        return False
+    return True

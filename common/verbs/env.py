@@ -1,4 +1,4 @@
-"""What this machine can run: each framework's device and versions, the precisions that pay there, and what is missing.
+"""What this machine can run: each framework's device and versions, the precisions that run there, and what is missing.
 
 run_parity.py env
 run_parity.py env --tf-python .venv-tf/bin/python --torch-python .venv-torch/bin/python
@@ -13,7 +13,7 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunConfig
-from common.exit_codes import EXIT_NOTHING_RAN, EXIT_OK
+from common.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
 from common.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
 from common.interrupts import Interrupts
 from common.launch import launch_row
@@ -27,12 +27,14 @@ from common.text import printable, show
 LONGEST_S = 300.0  # a framework is imported in seconds; from a slow network drive in minutes
 
 # What our own interpreter may lack, and what that costs.
-OPTIONAL = {"matplotlib": "no report", "jinja2": "no report"}
+OPTIONAL = {"matplotlib": "no page and no figures", "jinja2": "no page"}
+
+EXIT_CODES = "exit codes: 0, 2 usage, 3 not printed, 4 no framework works; 130 or 143 ended by Ctrl-C or SIGTERM"
 
 
 def main(argv: Sequence[str]) -> int:
     """Print what the machine can run; returns the exit code: 0, 2 usage, 4 where no framework works."""
-    parser = Parser(prog="run_parity.py env", description=__doc__)
+    parser = Parser(prog="run_parity.py env", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU if there is one"
     )
@@ -48,8 +50,10 @@ def main(argv: Sequence[str]) -> int:
         }
     if interrupts.number:
         return 128 + interrupts.number
-    show("\n".join(_lines(rows, arguments.format)))
-    return EXIT_OK if any(row.status is Status.OK for row in rows.values()) else EXIT_NOTHING_RAN
+    is_shown = show("\n".join(_lines(rows, arguments.format)))
+    if not any(row.status is Status.OK for row in rows.values()):
+        return EXIT_NOTHING_RAN
+    return EXIT_OK if is_shown else EXIT_SOME_FAILED
 
 
 def describe(framework: str, python: str, device: str, folder: Path, interrupts: Interrupts) -> RowResult:

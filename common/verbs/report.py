@@ -10,11 +10,16 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.exit_codes import EXIT_OK, EXIT_SOME_FAILED
+from common.export import write_exports
+from common.files import require_folder
+from common.interrupts import Interrupts
 from common.options import Parser
 from common.results import Results
 from common.setting import missing
 from common.store import StoreError, read_results, results_file
 from common.text import in_one_line, printable, say, show
+
+EXIT_CODES = "exit codes: 0 written, 2 usage, 3 a page could not be written"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,30 +31,39 @@ def main(argv: Sequence[str]) -> int:
         found = [read_results(file) for file in files]
     except StoreError as reason:
         parser.error(f"argument RESULTS: {reason}")
-    folders = _folders(files, arguments.output)
-    pages = [report(results, folder, arguments.format) for results, folder in zip(found, folders, strict=True)]
-    for page in pages:
-        if page:
-            show(str(page))
-    return EXIT_OK if all(pages) else EXIT_SOME_FAILED
+    is_whole = True
+    with Interrupts() as interrupts:
+        for results, folder in zip(found, _folders(files, arguments.output), strict=True):
+            if not interrupts.number:
+                page = report(results, folder, arguments.format)
+                is_whole &= page is not None and show(printable(str(page)))
+    if interrupts.number:
+        return 128 + interrupts.number
+    return EXIT_OK if is_whole else EXIT_SOME_FAILED
 
 
 def report(results: Results, folder: Path, tablefmt: str) -> Path | None:
-    """Write the report into the folder and return the page's path; None, and one line on stderr, where it can't be."""
+    """Write the report into the folder and return the page's path; None, and one line on stderr, where it can't be.
+
+    The tables and the CSV need no further package, and are written first.
+    """
     try:
-        from common.page import write_report
+        folder.mkdir(parents=True, exist_ok=True)
+        require_folder(folder)
+        write_exports(results, folder, tablefmt)
+        from common.page import write_page
+
+        return write_page(results, folder)
     except ModuleNotFoundError as error:
-        say(f"no report: {missing(error, 'report')}")
+        say(f"no page: {missing(error, 'report')}")
         return None
-    try:
-        return write_report(results, folder, tablefmt)
     except (OSError, ValueError) as error:
         say(f"no report: {printable(str(folder))} can't be written ({in_one_line(error)})")
         return None
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py report", description=__doc__)
+    parser = Parser(prog="run_parity.py report", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="a results.json, or the folder of one")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: report/ beside each results.json")
     parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="NAME", help="of tables.txt")

@@ -5,7 +5,8 @@ run_parity.py sweep --over batch-size 1 8 64 --precisions float32 mixed_bfloat16
 run_parity.py sweep --over image-size 16 32 64 128 256 --output runs/sizes --resume      go on, or add a size
 
 Each size is a run of its own, in a folder of its own, with its parity checks. A precision pays at a size where the 95 %
-interval of its speed-up over float32 lies beyond 1.
+interval of its speed-up over float32 lies beyond 1, or beyond 1.1 with fewer than three processes a row. For another
+batch size there are as many more images, so that an epoch has as many steps.
 """
 
 import math
@@ -21,15 +22,16 @@ from common.crossover import Course, Gain, courses, crossover
 from common.exit_codes import EXIT_NO_PARITY, EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED, exit_code
 from common.interrupts import Interrupts
 from common.launch import launch_undisturbed
-from common.lines import NOTHING, number, saved
-from common.options import Parser, add_experiment_options, positive_int, repeats_int, resolve_preset
+from common.lines import NOTHING, group, number, saved
+from common.options import LARGEST_INT, Parser, add_experiment_options, positive_int, repeats_int, resolve_preset
 from common.progress import reporting
 from common.results import Results, write_text
 from common.run_options import add_row_options, add_run_options, plan
 from common.runner import run_experiment
-from common.store import Store, StoreError
-from common.table import draw_cells, failures, parity_of
-from common.text import in_one_line, printable, say, show
+from common.statistics import LEAST_EPOCHS
+from common.store import Store, StoreError, read_results
+from common.table import draw_cells, failures, parity_of, unsteady
+from common.text import go_on, in_one_line, printable, say, show
 from common.verbs.drawing import draw
 
 AXES = {  # and what a figure calls it
@@ -38,6 +40,8 @@ AXES = {  # and what a figure calls it
     "filters": "filters, output channels of each convolution",
 }
 PRECISIONS = (Precision.FLOAT32, Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16)
+EXIT_CODES = "exit codes: those of run_parity.py; a check that failed at any size is 1"
+MOST_SIZES = 100  # each has a lock of its own, and a process may open a few hundred files
 REPEATS = 3  # of which on an interval shows how far equal processes differ
 
 
@@ -53,12 +57,13 @@ def main(argv: Sequence[str]) -> int:
     folder = arguments.output or Path("runs") / f"{moment}-sweep"
     with Interrupts() as interrupts:
         try:
+            _require_own(folder, arguments)
             swept, is_whole = _run_sizes(arguments, planned, command, folder, interrupts)
         except StoreError as reason:
             parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
-    is_shown = _present(swept, arguments, folder)
+        is_shown = _present(swept, arguments, folder)
     if interrupts.number:
-        say("interrupted; the same command with --resume --output goes on")
+        say(f"interrupted; to go on, add {go_on(folder)}")
         return 128 + interrupts.number
     code = _exit_code([exit_code(results) for results in swept.values()])
     return code if is_whole and is_shown else max(code, EXIT_SOME_FAILED)
@@ -70,20 +75,26 @@ def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
     if getattr(arguments, name) is not None:
         parser.error(f"argument --{arguments.over}: the sweep sets it; leave it out")
     sizes = sorted(set(arguments.values))
-    if len(sizes) < 2:
-        parser.error("argument VALUES: a sweep needs two sizes or more")
+    if not 2 <= len(sizes) <= MOST_SIZES:
+        parser.error(f"argument VALUES: {len(sizes)} sizes were given; give 2 to {MOST_SIZES}")
     arguments.precisions = arguments.precisions or [precision.value for precision in PRECISIONS]
     if Precision.FLOAT32.value not in arguments.precisions:
         parser.error("argument --precisions: what pays is judged against float32; add it")
     if set(arguments.precisions) == {Precision.FLOAT32.value}:
         parser.error("argument --precisions: float32 alone is nothing to compare; add another")
     preset = resolve_preset(arguments)
+    if preset.epochs <= LEAST_EPOCHS:
+        parser.error(
+            f"argument --epochs: {preset.epochs} are too few to judge a speed-up; give {LEAST_EPOCHS + 1} or more"
+        )
     steps = math.ceil(preset.images / preset.batch_size)
     planned = {}
     for size in sizes:
         sized = {**vars(arguments), name: size}
         if arguments.over == "batch-size" and arguments.images is None:
             sized["images"] = steps * size  # as many steps at each size, and no smaller last batch
+            if steps * size > LARGEST_INT:
+                parser.error(f"argument VALUES: {size} is too large a batch; give {LARGEST_INT // steps} or less")
         planned[size] = plan(parser, Namespace(**sized))
     return planned
 
@@ -99,8 +110,9 @@ def _run_sizes(
     swept, is_whole = {}, True
     with ExitStack() as running:
         stores = {size: Store(folder / f"{arguments.over}-{size}") for size in planned}
-        for store in stores.values():
+        for size, store in stores.items():
             running.enter_context(store.locked())
+            store.require_same(planned[size])
             if os.path.lexists(store.path) and not arguments.resume:
                 raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
         rows = [config for configs in planned.values() for config in configs]
@@ -114,7 +126,25 @@ def _run_sizes(
                 arguments, configs, command, stores[size], interrupts, reporter, launch_undisturbed
             )
             is_whole &= is_complete
-    return swept, is_whole
+    return _with_earlier(swept, stores), is_whole
+
+
+def _with_earlier(swept: dict[int, Results], stores: Mapping[int, Store]) -> dict[int, Results]:
+    """An interrupted sweep also shows what an earlier one has left of the sizes that it did not reach."""
+    earlier = {size: store.path for size, store in stores.items() if size not in swept and store.path.exists()}
+    return swept | {size: read_results(path) for size, path in earlier.items()}
+
+
+def _require_own(folder: Path, arguments: Namespace) -> None:
+    """StoreError where the folder holds another sweep, whose table and figure would be lost."""
+    if os.path.lexists(folder / "sweep.txt") and not arguments.resume:
+        raise StoreError(f"{folder} already holds a sweep; give another folder, or --resume to go on")
+    for axis in AXES:
+        if axis != arguments.over and any(folder.glob(f"{axis}-*")):
+            raise StoreError(f"{folder} holds a sweep over {axis}; give another folder")
+    for place in folder.glob(f"{arguments.over}-*"):
+        if place.is_symlink():
+            raise StoreError(f"{place} is a link, and none is followed; remove it")
 
 
 def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -> bool:
@@ -126,14 +156,14 @@ def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -
     is_shown = show(text)
     try:
         write_text(folder / "sweep.txt", text + "\n")
-        if not arguments.no_report:
-            draw(lambda plots: plots.crossovers(found, arguments.over, AXES[arguments.over]), folder, "sweep")
-    except (OSError, ValueError) as error:
-        say(f"{printable(str(folder))} can't be written ({in_one_line(error)})")
-        return False
+    except OSError as error:
+        say(f"{printable(str(folder))}/sweep.txt can't be written ({in_one_line(error)})")
+        is_shown = False
+    axis = arguments.over
+    is_drawn = arguments.no_report or draw(lambda plots: plots.crossovers(found, axis, AXES[axis]), folder, "sweep")
     if not arguments.quiet:
         say(f"sweep: {printable(str(folder))}")
-    return is_shown
+    return is_shown and is_drawn
 
 
 def _table(found: Sequence[Course], axis: str, tablefmt: str) -> str:
@@ -163,6 +193,7 @@ def _notes(found: Sequence[Course], swept: Mapping[int, Results], axis: str) -> 
     return [
         *(f"- {course[0].line.name} {crossover(course, axis)}" for course in found),
         *(f"- {axis} {size}: {reason}" for size, results in swept.items() for reason in failures(results.parity)),
+        *(f"- {axis} {size}: {note}" for size, results in swept.items() for note in unsteady(group(results.rows))),
     ]
 
 
@@ -176,10 +207,10 @@ def _exit_code(codes: Sequence[int]) -> int:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py sweep", description=__doc__)
+    parser = Parser(prog="run_parity.py sweep", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--over", choices=tuple(AXES), required=True, help="the size that is another in each run")
     parser.add_argument("values", nargs="+", type=positive_int, metavar="VALUES", help="its sizes, two or more")
-    rows = add_row_options(parser)
+    rows = add_row_options(parser, ", ".join(PRECISIONS))
     rows.add_argument(
         "--repeats", type=repeats_int, default=REPEATS, metavar="N", help="processes of each row (default: %(default)s)"
     )
