@@ -25,13 +25,20 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by."""
-        if self.interval is None or self.float32 is None or self.speed_up is None:
+        """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by.
+
+        What fails a check is not judged: a fast wrong row is worth nothing.
+        """
+        if self.interval is None or self.float32 is None or self.speed_up is None or self.failed_checks:
             return NOT_JUDGED
         margin = clear_ratio(self.line, self.float32)
         if self.interval[0] > margin:
             return FASTER
         return SLOWER if self.interval[1] < 1 / margin else NO_DIFFERENCE
+
+    @property
+    def failed_checks(self) -> list[str]:
+        return [check.name for row in self.line.rows for check in row.checks if not check.passed]
 
 
 Course = Sequence[Gain]  # one precision of one framework and mode, from the smallest size to the largest
@@ -107,6 +114,8 @@ def _why_not(gain: Gain) -> str:
             return "no float32"
         if ended := [row.status for row in line.rows if row.status is not Status.OK]:
             return f"{name}{ended[0]}"
+    if gain.failed_checks:
+        return f"{gain.failed_checks[0]} failed"
     return "too few epochs" if gain.speed_up else "no steady step"
 
 

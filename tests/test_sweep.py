@@ -9,6 +9,7 @@ import pytest
 import run_parity
 from common.config import Precision, RunConfig, TrainConfig
 from common.crossover import courses, crossover, pays_from
+from common.parity import Check
 from common.results import Results, RowResult, Status, make_row, read_json
 from common.timing import StepTimes, Timing
 from tests.fakes import fake_worker, started
@@ -192,6 +193,13 @@ def test_a_table_that_cannot_be_written_costs_itself(tmp_path: Path, capsys: pyt
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == SENTENCE
     assert "sweep.txt can't be written" in printed.err
+
+
+def test_a_row_that_fails_a_check_does_not_pay() -> None:
+    wrong = Check("C1 logits", 2, 1, False, "right")
+    rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 0.5, 0), checks=[wrong])]
+    (course,) = courses({8: Results([], {}, rows)})
+    assert crossover(course, "size") == "not judged at size 8 (C1 logits failed)"
 
 
 def test_a_row_without_a_steady_step_is_not_judged() -> None:
