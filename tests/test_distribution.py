@@ -1,14 +1,17 @@
-"""Does Keras' loss scaling skip an overflow on the last replica? Not without one sum over the replicas.
+"""Is an overflow on the last replica skipped by all? In PyTorch it is; in Keras not without a sum over the replicas.
 
-What runs here are the blocks of docs/keras-loss-scale-under-distribution.md, each in a process of its own.
+Keras' scripts are the blocks of docs/keras-loss-scale-under-distribution.md. All train one weight of 1 by a gradient of
+1 at a rate of 0.25, with an overflow in the second of three steps.
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, needs_tensorflow, run_python
+from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_python
 
 REPORT = (ROOT / "docs" / "keras-loss-scale-under-distribution.md").read_text()
 SCRIPT, FIX = re.findall(r"```python\n(.*?)```", REPORT, re.DOTALL)
@@ -46,6 +49,49 @@ def test_replicas_that_agree_skip_it(tmp_path: Path) -> None:
         "optimizer = keras.optimizers.LossScaleOptimizer(", "optimizer = AgreeingLossScaleOptimizer("
     )
     assert weights_and_scales(run(mended, tmp_path)) == [RIGHT, RIGHT]
+
+
+# DDP averages the scaled gradients before the scaler looks at them.
+DDP = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+rank, overflowing_rank = int(sys.argv[1]), int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
+module = torch.nn.Linear(1, 1, bias=False)
+torch.nn.init.ones_(module.weight)
+model, optimizer = DistributedDataParallel(module), torch.optim.SGD(module.parameters(), lr=0.25)
+scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+for step in range(3):
+    factor = float("inf") if (step, rank) == (1, overflowing_rank) else 1.0
+    optimizer.zero_grad()
+    scaler.scale(model(torch.ones(1, 1)) * factor).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    print(f"{module.weight.item()} {scaler.get_scale()}")
+dist.destroy_process_group()
+"""
+
+
+@needs_torch
+@pytest.mark.parametrize("overflowing_rank", [0, 1])
+def test_ddp_skips_it(tmp_path: Path, overflowing_rank: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(DDP)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(overflowing_rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for rank in ranks:
+        printed, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0
+        assert [tuple(map(float, line.split())) for line in printed.splitlines()] == RIGHT
 
 
 @pytest.mark.parametrize("text", [SCRIPT, FIX])
