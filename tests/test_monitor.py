@@ -84,6 +84,17 @@ def traced_names(framework: str, folder: Path) -> list[str]:
     ]
 
 
+def test_the_row_is_handed_over_before_they_begin(impl: SimpleNamespace, tmp_path: Path) -> None:
+    config = RunConfig(impl.framework, Precision.MIXED_FLOAT16, execution=ExecutionConfig("cpu"), **SIZES)
+    told: list[tuple[RowResult, bool]] = []
+    trace = tmp_path / "trace"
+    row = impl.run.run(
+        config, monitors=Monitors(trace=trace, on_measured=lambda row: told.append((row, trace.exists())))
+    )
+    assert told == [(row, False)]
+    assert trace.exists()
+
+
 def test_what_is_trained_is_the_same_with_them(impl: SimpleNamespace, tmp_path: Path) -> None:
     with_them = train(impl, tmp_path).training
     without = impl.run.run(

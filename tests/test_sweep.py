@@ -163,6 +163,7 @@ def test_a_resumed_sweep_that_is_interrupted_keeps_what_it_did_not_reach(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(tmp_path, "16", "32") == 0
+    capsys.readouterr()
     at_8 = "if config.data.image_shape[0] == 8: os.kill(os.getppid(), signal.SIGINT); signal.pause()"
     assert sweep(tmp_path, "8", "16", "32", "--resume", before=at_8) == 130
     assert capsys.readouterr().out.splitlines()[-1] == SENTENCE
