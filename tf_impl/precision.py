@@ -40,10 +40,9 @@ def rounded_product(precision: Precision, device: str) -> Product:
     if dtype != tf.bfloat16 or device.startswith("GPU"):
         return tf.matmul
     with tf.init_scope(), tf.device(device):  # at once, also while a graph is made
-        sums = tf.matmul(
-            tf.constant([[1, 0.75 * 2**-7]], dtype), tf.ones((2, 1), dtype)
-        )  # 2**-7: a unit of 1's last place
-    return tf.matmul if float(sums[0, 0]) > 1 else _product_in_float32
+        last_place = 2**-7  # of 1 in bfloat16
+        total = tf.matmul(tf.constant([[1, 0.75 * last_place]], dtype), tf.ones((2, 1), dtype))[0, 0]
+    return tf.matmul if float(total) > 1 else _product_in_float32
 
 
 def _product_in_float32(left: tf.Tensor, right: tf.Tensor, **transposed: bool) -> tf.Tensor:
