@@ -158,6 +158,11 @@ class RunConfig:
         return f"{self.framework}-{self.precision}-{mode}-r{self.repeat}"
 
     @property
+    def mode(self) -> tuple[str, bool, str]:
+        """What a precision is compared with float32 within: framework, compile mode and loop."""
+        return self.framework, self.execution.compile, self.execution.loop
+
+    @property
     def steps_per_epoch(self) -> int:
         """The last batch of an epoch may be smaller, as in Keras."""
         return math.ceil(self.data.images / self.train.batch_size)

@@ -69,9 +69,8 @@ def crossover(course: Course, axis: str) -> str:
     that = " that was judged" if unknown else ""
     clauses = []
     if paying and not others:
-        clauses = [
-            f"pays at {f'every {axis}{that} from ' if len(paying) > 1 else f'{axis} '}{_at(paying[0])}{_to(paying)}"
-        ]
+        where = f"every {axis}{that} from" if len(paying) > 1 else axis
+        clauses = [f"pays at {where} {_at(paying[0])}{_to(paying)}"]
     elif paying:
         clauses = [f"pays from {axis} {_at(paying[0])} on{_to(paying)}, and not at {_at(others[-1])}"]
     elif judged:

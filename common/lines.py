@@ -50,7 +50,7 @@ class Line:
     @property
     def mode(self) -> tuple[str, bool, str]:
         """What a speed-up is taken within: framework, compile mode and loop."""
-        return self.first.framework, self.first.compile, self.first.loop
+        return self.first.config.mode
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from common.config import FRAMEWORKS, Precision, RunConfig
 from common.crossover import NOT_JUDGED, Course, pays_from
@@ -118,7 +118,7 @@ def floor(results: Results) -> Figure | None:
 
 def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
     """The largest batch that trains of each row."""
-    bars = [_Bar(config.precision.value, _mode_of(config), size, size, size) for config, size in found.items()]
+    bars = [_Bar(config.precision.value, config.mode, size, size, size) for config, size in found.items()]
     float32 = {bar.mode: bar.value for bar in bars if bar.precision == Precision.FLOAT32}
     gains = [
         f"{NAMES[bar.mode[0]]}: {bar.precision} takes {bar.value / float32[bar.mode]:.2f}x the batch"
@@ -259,7 +259,6 @@ def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
         axes.set_xlim(0.8 * smallest, 1.25 * largest)
         axes.set_xticks(sizes)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_ylabel("times float32's speed")
@@ -367,10 +366,6 @@ def _look(row: RowResult) -> dict[str, Any]:
     """The second framework is drawn thin over the first, so that both are seen where they agree."""
     width = 2.6 if row.framework == FRAMEWORKS[0] else 1.0
     return {"color": COLOURS[row.framework], "linestyle": DASHES[row.compile, row.loop], "linewidth": width}
-
-
-def _mode_of(config: RunConfig) -> tuple[str, bool, str]:
-    return config.framework, config.execution.compile, config.execution.loop
 
 
 def _mode(framework: str, compile: bool, loop: str) -> str:

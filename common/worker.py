@@ -31,7 +31,7 @@ from common.text import forgive_letters, in_one_line
 # The packages whose absence means that the framework is not installed.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 
-Run = Callable[..., RowResult]  # of a config, on_event, on_arrays, and the folders of the monitors that are asked for
+Run = Callable[..., RowResult]  # of a config, on_event, on_arrays and, where some are asked for, monitors
 
 
 def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None) -> int:

@@ -76,6 +76,7 @@ def test_within_a_limit_of_memory(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert line.batch_size is not None
     assert 2900 / (1 + 2 * RESOLUTION) <= line.batch_size <= 2900
     assert all(trial.fits is (trial.batch_size <= 2900) for trial in line.trials)
+    assert len({trial.batch_size for trial in line.trials}) == len(line.trials)  # none is tried twice
     assert str(line.batch_size) in capsys.readouterr().out.splitlines()[2].split()
 
 

@@ -250,8 +250,8 @@ def _is_saved(found: Found, folder: Path) -> bool:
 
 
 def _report(found: Found, tablefmt: str) -> str:
-    float32 = {_mode(line): line for line in found.lines if line.config.precision is Precision.FLOAT32}
-    drawn = draw_cells([_cells(line, float32.get(_mode(line))) for line in found.lines], tablefmt)
+    float32 = {line.config.mode: line for line in found.lines if line.config.precision is Precision.FLOAT32}
+    drawn = draw_cells([_cells(line, float32.get(line.config.mode)) for line in found.lines], tablefmt)
     limit = found.memory_limit_bytes
     where = f"within {limit:,} bytes, libraries included" if limit else "within the device's memory"
     notes = [f"images in one step, {where}, two steps in a process of its own; to within {RESOLUTION:.0%}"]
@@ -281,10 +281,6 @@ def _cells(line: Line, float32: Line | None) -> dict[str, str]:
         "by the model": str(line.expected),
         "trials": str(len(line.trials)),
     }
-
-
-def _mode(line: Line) -> tuple[str, bool, str]:
-    return line.config.framework, line.config.execution.compile, line.config.execution.loop
 
 
 def _make_parser() -> Parser:
