@@ -67,10 +67,9 @@ class Logits(keras.Sequential):
         self.add(layers.Flatten(data_format="channels_last", dtype=policy, name="flatten"))
         self.add(Dense(1, dtype=policy, name="dense"))
         self.add(layers.Activation("linear", dtype=precision.variable_dtype, name="uncast"))
-        product = rounded_product(precision, device)
         for layer in self.layers:
             if isinstance(layer, (Convolution, Dense)):
-                layer.product = product
+                layer.product = rounded_product(precision, device)
 
 
 class ConvNet(keras.Model):
