@@ -133,9 +133,8 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
     tensorflow, torch = ([row for row in rows if row.training and row.framework == name] for name in FRAMEWORKS)
     for mine in tensorflow:
         for other in torch:
-            same = (mine.precision, mine.compile, mine.config.repeat) == (
-                other.precision, other.compile, other.config.repeat,
-            )  # fmt: skip
+            same = mine.config.mode._replace(framework="", loop="") == other.config.mode._replace(framework="", loop="")
+            same = same and (mine.precision, mine.config.repeat) == (other.precision, other.config.repeat)
             if same and _experiment(mine) == _experiment(other):
                 found = check_pair(mine, other, arrays_of(mine), arrays_of(other), rows)
                 checks.setdefault((mine.precision, mine.compile), []).extend(found)
@@ -210,7 +209,7 @@ def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[
 def _check_presence(row: RowResult) -> Check:
     """A check that the row's own process should have made, and did not, has failed."""
     made = {check.name for check in row.checks}
-    missing = [rule.name for rule in rules_of_worker(row.config.precision) if rule.name not in made]
+    missing = [rule.name for rule in rules_of_worker(row.config) if rule.name not in made]
     return compare(PRESENCE, len(missing), 0, ", ".join(missing) or "every check")
 
 
@@ -253,6 +252,8 @@ def _check_label(config: RunConfig, first: FirstBatch, actual: Weights) -> list[
     error = float(np.median([relative_error(actual[name], gradient) for name, gradient in first.gradients.items()]))
     share = first.price / error if error else math.inf
     checks = [compare(RUN_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "first batch, median of the gradients")]
+    if config.execution.replicas > 1:  # a sum of what each has held is no number of the 16-bit type any more
+        return checks
     return checks + check_held(RUN_LABEL, config.precision, "first batch", actual, first.loss_scale)
 
 
@@ -297,7 +298,9 @@ def _first_batch(row: RowResult) -> FirstBatch | None:
     if step_flops(config) > LARGEST_STEP_FLOPS:
         return None
     scale = follow_scale(config, training.skipped_steps, len(training.loss))[-1]
-    case, reference, emulated = _first_pass(config.data, config.model, config.train.batch_size, config.precision, scale)
+    case, reference, emulated = _first_pass(
+        config.data, config.model, config.train.batch_size, config.precision, scale, config.execution.replicas
+    )
     bounds = gradient_bounds(config, _device(row), case, reference, emulated)
     prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
     return FirstBatch(reference.gradients, bounds, float(np.median(prices)), scale)
@@ -305,19 +308,31 @@ def _first_batch(row: RowResult) -> FirstBatch | None:
 
 @cache
 def _first_pass(
-    data: DataConfig, model: ModelConfig, batch_size: int, precision: Precision, loss_scale: float
+    data: DataConfig, model: ModelConfig, batch_size: int, precision: Precision, loss_scale: float, replicas: int
 ) -> tuple[Case, Evaluation, Evaluation]:
     images, labels = draw_data(data)
     case = Case("first batch", draw_weights(model, data.seed), images[:batch_size], labels[:batch_size])
-    emulated = loss_and_gradients(*case[1:], ROUNDINGS[precision], loss_scale)
+    emulated = loss_and_gradients(*case[1:], ROUNDINGS[precision], loss_scale, replicas)
     exactly = precision if not rounds(precision) else Precision.FLOAT64
-    return case, emulated if exactly is precision else _first_pass(data, model, batch_size, exactly, 1.0)[1], emulated
+    return (
+        case,
+        emulated if exactly is precision else _first_pass(data, model, batch_size, exactly, 1.0, 1)[1],
+        emulated,
+    )
 
 
 def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     config, skipped = row.config, tuple(_training(row).skipped_steps)
     if step_flops(config) * len(_training(row).loss) <= LARGEST_RUN_FLOPS:
-        return _numpy_course(config.data, config.model, config.train, config.loss_scale, config.precision, skipped)
+        return _numpy_course(
+            config.data,
+            config.model,
+            config.train,
+            config.loss_scale,
+            config.precision,
+            skipped,
+            config.execution.replicas,
+        )
     return _float64_course(row, rows)
 
 
@@ -330,6 +345,7 @@ def _numpy_course(
     loss_scale: LossScaleConfig,
     precision: Precision,
     skipped: tuple[int, ...],
+    replicas: int,
 ) -> Course:
     """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
 
@@ -344,7 +360,7 @@ def _numpy_course(
         moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
         moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
     emulated, moved_end = follow_steps(
-        moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision], skipped
+        moved, batches, moved_train, loss_scale, precision, ROUNDINGS[precision], skipped, replicas
     )
     steps, end = _exact_run(data, model, train, skipped)
     loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))

@@ -7,6 +7,7 @@ comes back inside the result, so a row can always be run again from its own reco
 import math
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 FRAMEWORKS = ("tensorflow", "torch")
 LOOPS = ("custom", "fit")
@@ -114,17 +115,38 @@ class LossScaleConfig:
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How a row runs. threads: CPU threads inside one operation, pinned because their number changes the bits."""
+    """How a row runs. threads: CPU threads inside one operation, pinned because their number changes the bits.
+
+    devices: of each host, every one of them a replica that trains on its share of a batch. collective_timeout_s: how
+    long one waits for another, whose first step may be compiled for minutes.
+    """
 
     device: str = "auto"
     compile: bool = False
     loop: str = "custom"
     threads: int = 1
+    devices: int = 1
+    hosts: int = 1
+    collective_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         _require_one_of("device", self.device, DEVICES)
         _require_one_of("loop", self.loop, LOOPS)
-        _require_positive(self, "threads")
+        _require_positive(self, "threads", "devices", "hosts", "collective_timeout_s")
+
+    @property
+    def replicas(self) -> int:
+        """How many train together, on all hosts."""
+        return self.devices * self.hosts
+
+
+class Mode(NamedTuple):
+    """How a row runs, whatever its precision."""
+
+    framework: str
+    compile: bool
+    loop: str
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,17 +172,39 @@ class RunConfig:
             )
         if self.execution.loop == "fit" and self.framework != "tensorflow":
             raise ValueError(f"loop is 'fit', which is Keras' Model.fit; {self.framework} has the custom loop only")
+        if self.execution.replicas > 1:
+            self._require_equal_shares(self.execution.replicas)
+
+    def _require_equal_shares(self, replicas: int) -> None:
+        if self.execution.loop == "fit":
+            raise ValueError(
+                f"loop is 'fit', which trains on one device here; {replicas} replicas need the custom loop"
+            )
+        if self.train.batch_size % replicas:
+            raise ValueError(
+                f"batch_size is {self.train.batch_size}, of all replicas; it must be a multiple of {replicas}, "
+                "so that each takes an equal share"
+            )
+        if self.data.images % replicas:  # the smaller last batch
+            raise ValueError(
+                f"there are {self.data.images} images; their number must be a multiple of {replicas} replicas, "
+                "so that the last batch can be shared too"
+            )
 
     @property
     def row_id(self) -> str:
-        """A name for files and progress lines, unique within one run: 'torch-mixed_float16-custom-compile-off-r0'."""
+        """A name for files and progress lines, unique within one run: 'torch-mixed_float16-custom-compile-off-r0'.
+
+        Where there are several replicas, '-x2' says how many.
+        """
         mode = f"{self.execution.loop}-compile-{'on' if self.execution.compile else 'off'}"
-        return f"{self.framework}-{self.precision}-{mode}-r{self.repeat}"
+        replicas = f"-x{self.execution.replicas}" if self.execution.replicas > 1 else ""
+        return f"{self.framework}-{self.precision}-{mode}{replicas}-r{self.repeat}"
 
     @property
-    def mode(self) -> tuple[str, bool, str]:
-        """What a precision is compared with float32 within: framework, compile mode and loop."""
-        return self.framework, self.execution.compile, self.execution.loop
+    def mode(self) -> Mode:
+        """What a precision is compared with float32 within."""
+        return Mode(self.framework, self.execution.compile, self.execution.loop, self.execution.replicas)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -27,6 +27,11 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def short_fingerprint(arrays: Iterable[np.ndarray]) -> int:
+    """The first 60 bits of the fingerprint, which fit into a whole number of a device."""
+    return int(fingerprint(*arrays)[:15], 16)
+
+
 def split_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the data into batches in their order; the last one may be smaller. Views, nothing is copied."""
     starts = range(0, len(images), batch_size)

@@ -28,6 +28,7 @@ from common.interrupts import Interrupts
 from common.log import CappedLog, last_lines
 from common.nvml import GpuWatch, watch_gpu
 from common.recorder import OnEvent
+from common.replicas import LAUNCHER_VARIABLES
 from common.results import RowResult, Status, make_row, read_arrays, read_json, require_consistent, write_json
 from common.setting import MODULES, install_command
 from common.text import in_one_line
@@ -80,11 +81,13 @@ def launch_row(
         except (OSError, RuntimeError) as error:  # a process or a thread too many
             return make_row(config, Status.CRASHED, f"{python} can't be started: {error}")
     row = _result(config, exit_code, run_id, folder)
-    was_ended = exit_code != 0 or row.status is Status.NO_RESULT  # what it finished all the same is worth having
+    # What it finished all the same is worth having; a timeout is its word for being ended, and says who was waited for.
+    was_ended = exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT)
     if was_ended and interrupts.number:
         row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
     elif was_ended and expired.is_set():
-        row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s; --timeout allows more")
+        waited = f": {row.detail}" if row.status is Status.TIMEOUT else ""
+        row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s{waited}; --timeout allows more")
     if was_ended and further:
         row = _as_measured_before(row, run_id, folder)
     row = _with_log(_with_gpu_use(row, gpu), folder)
@@ -132,7 +135,8 @@ class _Worker:
 
     def __init__(self, command: list[str]) -> None:
         paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths])}
+        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+        environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *paths])
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, cwd=_ROOT, start_new_session=True

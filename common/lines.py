@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import Precision
+from common.config import Mode, Precision
 from common.results import RowResult, Status
 from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
 
@@ -24,6 +24,12 @@ MEASURES: dict[str, Callable[[RowResult], Any]] = {
     "x floor": lambda row: row.limits and row.limits.times_floor,
     "first s": lambda row: row.timing and row.timing.first_step_s,
     "total s": lambda row: row.timing and row.timing.total_s,
+    "hosts": lambda row: row.replicas and row.replicas.hosts,
+    "batch each": lambda row: row.replicas and row.replicas.batch_per_replica,
+    "images/s each": lambda row: row.replicas and row.replicas.images_per_s_per_replica,
+    "peak MB each": lambda row: row.replicas and max(row.replicas.peak_bytes) / 1e6,
+    "strong %": lambda row: row.replicas and _percent(row.replicas.strong_scaling_efficiency),
+    "weak %": lambda row: row.replicas and _percent(row.replicas.weak_scaling_efficiency),
     "images/s": lambda row: row.timing and row.timing.images_per_s,
     "base MB": lambda row: row.memory and row.memory.baseline_bytes / 1e6,
     "peak MB": lambda row: row.memory and row.memory.peak_bytes / 1e6,
@@ -48,14 +54,20 @@ class Line:
         return self.rows[0]
 
     @property
-    def mode(self) -> tuple[str, bool, str]:
-        """What a speed-up is taken within: framework, compile mode and loop."""
+    def mode(self) -> Mode:
+        """What a speed-up is taken within."""
         return self.first.config.mode
 
     @property
     def name(self) -> str:
-        framework, compile, loop = self.mode
-        return f"{framework} {self.first.precision}{' compiled' if compile else ''}{' fit' if loop == 'fit' else ''}"
+        framework, compile, loop, replicas = self.mode
+        words = [
+            framework,
+            self.first.precision,
+            *(["compiled"] if compile else []),
+            *(["fit"] if loop == "fit" else []),
+        ]
+        return " ".join([*words, *([f"x{replicas}"] if replicas > 1 else [])])
 
     def values(self, measure: str) -> list[float]:
         """The measure of each repeat; empty unless every repeat was trained and has it."""
@@ -85,13 +97,13 @@ class Line:
 
 def group(rows: Sequence[RowResult]) -> list[Line]:
     """The lines, in the order of their first rows."""
-    groups: dict[tuple[str, str, bool, str], list[RowResult]] = {}
+    groups: dict[tuple[str, Mode], list[RowResult]] = {}
     for row in rows:
-        groups.setdefault((row.framework, row.precision, row.compile, row.loop), []).append(row)
+        groups.setdefault((row.precision, row.config.mode), []).append(row)
     return [Line(tuple(group)) for group in groups.values()]
 
 
-def baselines(lines: Sequence[Line]) -> dict[tuple[str, bool, str], Line]:
+def baselines(lines: Sequence[Line]) -> dict[Mode, Line]:
     """The float32 line of each mode, which the others of it are compared with."""
     return {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
 
@@ -130,6 +142,10 @@ def number(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _megabytes(size: int | None) -> float | None:

@@ -21,17 +21,29 @@ from common.text import in_one_line
 TRACED_STEPS = 3  # enough to tell a step from its neighbours
 
 
+def ignore(*arguments: object) -> None:
+    """For whom nobody waits."""
+
+
 class Monitors(NamedTuple):
-    """The folders of what was asked for; on_measured is told of the row before anything is written to them."""
+    """The folders of what was asked for; on_measured is told of the row before anything is written to them.
+
+    on_collective is told before this process waits for other replicas.
+    """
 
     tensorboard: Path | None = None
     trace: Path | None = None
-    on_measured: Callable[[RowResult], object] = lambda row: None
+    on_measured: Callable[[RowResult], object] = ignore
+    on_collective: Callable[[], object] = ignore
 
     @property
     def folders(self) -> dict[str, Path]:
         """By the names of their options, those that were asked for."""
         return {name: path for name, path in (("tensorboard", self.tensorboard), ("trace", self.trace)) if path}
+
+    def of_rank(self, rank: int) -> "Monitors":
+        """What remains of them where the replica of rank 0 reports: a trace of its own, since all go the same steps."""
+        return Monitors(trace=self.trace and self.trace / f"rank-{rank}", on_collective=self.on_collective)
 
 
 NONE = Monitors()

@@ -48,7 +48,14 @@ def add_experiment_options(parser: Parser) -> None:
     )
     group.add_argument("--images", type=positive_int, metavar="N", help="number of images")
     group.add_argument("--image-size", type=positive_int, metavar="N", help="height and width in pixels")
-    group.add_argument("--batch-size", type=positive_int, metavar="N", help="images in one step")
+    batch = group.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=positive_int, metavar="N", help="images in one step, of all replicas")
+    batch.add_argument(
+        "--batch-per-replica",
+        type=positive_int,
+        metavar="N",
+        help="images in one step of each replica, for weak scaling",
+    )
     group.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
     group.add_argument("--filters", type=positive_int, metavar="N", help="output channels of each convolution")
     group.add_argument(
@@ -67,6 +74,13 @@ def add_experiment_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU where there is one"
+    )
+    group.add_argument(
+        "--collective-timeout",
+        type=positive_float,
+        default=ExecutionConfig.collective_timeout_s,
+        metavar="S",
+        help="seconds that one replica waits for another (default: %(default)g)",
     )
     group.add_argument(
         "--threads",
@@ -92,10 +106,15 @@ def make_config(
     *,
     compile: bool,
     loop: str,
+    devices: int = 1,
+    hosts: int = 1,
     repeat: int = 0,
 ) -> RunConfig:
     """Build the config of one row; ends the program through the parser where two options don't fit together."""
-    sizes = resolve_preset(arguments)
+    sizes, replicas = resolve_preset(arguments), devices * hosts
+    if arguments.batch_per_replica:
+        sizes = replace(sizes, batch_size=arguments.batch_per_replica * replicas)
+    _require_equal_shares(parser, sizes, loop, replicas)
     if sizes.image_size < 2:
         parser.error("argument --image-size: the first convolution is 2x2; give 2 or more")
     if sizes.batch_size > sizes.images:
@@ -109,9 +128,25 @@ def make_config(
         data=DataConfig(sizes.images, image_shape, arguments.seed),
         model=ModelConfig(image_shape, sizes.filters),
         train=TrainConfig(sizes.epochs, sizes.batch_size, arguments.learning_rate),
-        execution=ExecutionConfig(_resolve_device(arguments), compile, loop, arguments.threads),
+        execution=ExecutionConfig(
+            _resolve_device(arguments), compile, loop, arguments.threads, devices, hosts, arguments.collective_timeout
+        ),
         repeat=repeat,
     )
+
+
+def _require_equal_shares(parser: argparse.ArgumentParser, sizes: Preset, loop: str, replicas: int) -> None:
+    if replicas == 1:
+        return
+    if loop == "fit":
+        parser.error(f"argument --loop: Model.fit trains on one device here, and not on {replicas}; give custom")
+    for option, number in (("--batch-size", sizes.batch_size), ("--images", sizes.images)):
+        if number % replicas:
+            nearest = max(1, round(number / replicas)) * replicas
+            parser.error(
+                f"argument {option}: {number} can't be shared equally by {replicas} replicas; give a multiple of "
+                f"{replicas}, as {nearest}"
+            )
 
 
 def _resolve_device(arguments: argparse.Namespace) -> str:

@@ -224,6 +224,14 @@ START = Rule(
     "they are drawn once for both",
 )
 
+REPLICAS = Rule(
+    "C7 replicas",
+    "replicas",
+    "replicas whose final weights are not those of the first, bit for bit",
+    "none",
+    "all apply the same sum of gradients",
+)
+
 PRESENCE = Rule(
     "C7 presence",
     "start",
@@ -260,15 +268,16 @@ PAIR_SKIPPED = Rule(
 RULES = (
     LOGITS, LABEL, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER,
     FIRST_GRADIENT, RUN_LABEL, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED,
-    START, PRESENCE,
+    START, PRESENCE, REPLICAS,
     PAIR_GRADIENT, PAIR_LOSS, PAIR_UPDATE, PAIR_SKIPPED,
 )  # fmt: skip
 
 
-def rules_of_worker(precision: Precision) -> list[Rule]:
+def rules_of_worker(config: RunConfig) -> list[Rule]:
     """What every row's own process has to check."""
-    label = [LABEL] if precision.compute_dtype != precision.variable_dtype else []
-    return [LOGITS, *label, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START]
+    label = [LABEL] if config.precision.compute_dtype != config.precision.variable_dtype else []
+    replicas = [REPLICAS] if config.execution.replicas > 1 else []
+    return [LOGITS, *label, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START, *replicas]
 
 
 @dataclass(frozen=True)

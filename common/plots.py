@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from common.config import FRAMEWORKS, Precision, RunConfig
+from common.config import FRAMEWORKS, Mode, Precision, RunConfig
 from common.crossover import NOT_JUDGED, Course, pays_from
 from common.data import draw_data
 from common.files import written_whole
@@ -32,6 +32,7 @@ COLOURS = {"tensorflow": "#E69F00", "torch": "#0072B2"}
 NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
 STRENGTHS = {(False, "custom"): 1.0, (True, "custom"): 0.6, (False, "fit"): 0.3, (True, "fit"): 0.15}
 DASHES = {(False, "custom"): "-", (True, "custom"): "--", (False, "fit"): ":", (True, "fit"): "-."}
+USUAL = (False, "custom")  # the mode that a finding is of: uncompiled, in our own loop, on one device
 # Of text, axes and grid: a page replaces them by its own, light or dark.
 INK, FAINT = "#1a1b1c", "#8a8b8c"
 WIDTH_INCHES = 4.8
@@ -121,9 +122,9 @@ def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
     bars = [_Bar(config.precision.value, config.mode, size, size, size) for config, size in found.items()]
     float32 = {bar.mode: bar.value for bar in bars if bar.precision == Precision.FLOAT32}
     gains = [
-        f"{NAMES[bar.mode[0]]}: {bar.precision} takes {bar.value / float32[bar.mode]:.2f}x the batch"
+        f"{NAMES[bar.mode.framework]}: {bar.precision} takes {bar.value / float32[bar.mode]:.2f}x the batch"
         for bar in bars
-        if bar.precision.startswith("mixed_") and bar.mode[1:] == (False, "custom") and bar.mode in float32
+        if bar.precision.startswith("mixed_") and bar.mode == Mode(bar.mode.framework, *USUAL) and bar.mode in float32
     ]
     title = "\n".join(gains) or "no mixed precision to compare with float32"
     return _bars(bars, "largest batch, images in one step; longer is better", title)
@@ -267,10 +268,10 @@ def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
 
 
 class _Bar(NamedTuple):
-    """One bar. mode: framework, compile and loop. low and high: the ends of its spread."""
+    """One bar. low and high: the ends of its spread."""
 
     precision: str
-    mode: tuple[str, bool, str]
+    mode: Mode
     value: float
     low: float
     high: float
@@ -296,7 +297,7 @@ def _bars(bars: Sequence[_Bar], label: str, title: str) -> Figure | None:
     axes = figure.subplots()
     places, ticks = _places(bars)
     for place, bar in zip(places, bars, strict=True):
-        axes.barh(place, bar.value, 0.86, color=COLOURS[bar.mode[0]], alpha=STRENGTHS[bar.mode[1:]])
+        axes.barh(place, bar.value, 0.86, **_style(bar.mode))
         if bar.high > bar.low:
             axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1)
         end = (max(bar.value, bar.high), place)
@@ -310,10 +311,7 @@ def _bars(bars: Sequence[_Bar], label: str, title: str) -> Figure | None:
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     _title(figure, title)
-    patches = [
-        Patch(color=COLOURS[mode[0]], alpha=STRENGTHS[mode[1:]], label=_mode(*mode))
-        for mode in dict.fromkeys(bar.mode for bar in bars)
-    ]
+    patches = [Patch(label=_mode(mode), **_style(mode)) for mode in dict.fromkeys(bar.mode for bar in bars)]
     figure.legend(handles=patches, loc="outside lower left", ncols=2)
     return figure
 
@@ -357,7 +355,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, rows: Sequence[RowResult]) -> None:
-    looks = {_mode(row.framework, row.compile, row.loop): _look(row) for row in rows}
+    looks = {_mode(row.config.mode): _look(row) for row in rows}
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower left", ncols=2)
 
@@ -368,8 +366,21 @@ def _look(row: RowResult) -> dict[str, Any]:
     return {"color": COLOURS[row.framework], "linestyle": DASHES[row.compile, row.loop], "linewidth": width}
 
 
-def _mode(framework: str, compile: bool, loop: str) -> str:
-    return f"{NAMES[framework]}{', compiled' if compile else ''}{', Model.fit' if loop == 'fit' else ''}"
+def _mode(mode: Mode) -> str:
+    replicas = f", {mode.replicas} replicas" if mode.replicas > 1 else ""
+    fit = ", Model.fit" if mode.loop == "fit" else ""
+    return f"{NAMES[mode.framework]}{', compiled' if mode.compile else ''}{fit}{replicas}"
+
+
+def _style(mode: Mode) -> dict[str, Any]:
+    hatch = "//" if mode.replicas > 1 else None
+    return {
+        "facecolor": COLOURS[mode.framework],
+        "edgecolor": "white" if hatch else COLOURS[mode.framework],
+        "linewidth": 0,
+        "alpha": STRENGTHS[mode.compile, mode.loop],
+        "hatch": hatch,
+    }
 
 
 def _speed_finding(lines: Sequence[Line]) -> str:
@@ -384,7 +395,7 @@ def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
     found = []
     for framework in FRAMEWORKS:
         mixed = [course for course in courses if course[0].line.first.precision.startswith("mixed_")]
-        ours = [course for course in mixed if course[0].line.mode == (framework, False, "custom")]
+        ours = [course for course in mixed if course[0].line.mode == Mode(framework, *USUAL)]
         paying = [(size, course[0].line.first.precision) for course in ours if (size := pays_from(course)) is not None]
         if paying:
             size, precision = min(paying)
@@ -411,7 +422,7 @@ def _best(
         gains = [
             (gain(before, after), line)
             for line in lines
-            if line.mode == (framework, False, "custom")
+            if line.mode == Mode(framework, *USUAL)
             and line.first.precision.startswith("mixed_")
             and line.mode in of_mode
             and (before := of_mode[line.mode].median(measure))

@@ -7,11 +7,11 @@ distance to the exact reference is what the dtype costs on these data, whoever c
 Shapes: B batch, H and W height and width, C input channels, F filters. Images are (B, H, W, C).
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -121,26 +121,39 @@ def binary_accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
 
 @_overflowing
 def loss_and_gradients(
-    weights: Weights, images: np.ndarray, labels: np.ndarray, rounding: Rounding = exact, loss_scale: float = 1.0
+    weights: Weights,
+    images: np.ndarray,
+    labels: np.ndarray,
+    rounding: Rounding = exact,
+    loss_scale: float = 1.0,
+    replicas: int = 1,
 ) -> Evaluation:
     """Forward and backward pass of the model; images (B, H, W, C), labels (B, 1) in {0, 1}.
 
     Every stored tensor goes through `rounding`, and so does the gradient of the scaled loss on its way back through it.
     What is rounded to 16 bits is computed in float32, whose own roundings are nothing beside those. The batch is worked
-    off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory.
+    off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory. Of several replicas
+    each stores the gradients of its own block, and these are summed.
     """
     dtype = np.float64 if rounding is exact else np.float32
     rounded = {name: rounding(array.astype(dtype)) for name, array in weights.items()}
     _, height, width, _ = images.shape
     samples = max(1, PART_ENTRIES // (height * width * len(weights["conv1/bias"])))
+    cut = [
+        part
+        for block in split_batches(images, labels, len(images) // replicas)
+        for part in split_batches(*block, samples)
+    ]
     one_part = partial(_pass, rounded, rounding=rounding, loss_scale=loss_scale, batch=len(images))
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
-        parts = list(pool.map(one_part, *zip(*split_batches(images, labels, samples), strict=True)))
+        parts = list(pool.map(one_part, *zip(*cut, strict=True)))
     logits = np.concatenate([part_logits for part_logits, _ in parts]).astype(np.float64)
+    of_block = len(parts) // replicas
     unscaled = {}
     for name in weights:
-        total: np.ndarray = sum(gradients[name].astype(np.float64) for _, gradients in parts)  # type: ignore[assignment]
-        unscaled[name] = rounding(total) / loss_scale
+        gradients = (part[name].astype(np.float64) for _, part in parts)
+        stored = (rounding(_sum(islice(gradients, of_block))) for _ in range(replicas))
+        unscaled[name] = _sum(stored) / loss_scale
     return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
 
 
@@ -253,6 +266,7 @@ def follow_steps(
     precision: Precision,
     rounding: Rounding,
     skipped: Container[int],
+    replicas: int = 1,
 ) -> tuple[list[Step], Weights]:
     """As train_steps, but skip the steps of these indices and no others, as the run did that is followed.
 
@@ -261,11 +275,11 @@ def follow_steps(
     state, steps = make_state(weights, loss_scale, precision), []
     for number, batch in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
         scale, skips = state.loss_scale, number in skipped
-        loss, logits, gradients = loss_and_gradients(state.weights, *batch, rounding, scale)
+        loss, logits, gradients = loss_and_gradients(state.weights, *batch, rounding, scale, replicas)
         contradicted = False
         if precision.scales_loss and skips == _finite(gradients):
             at = scale * (CLOSE_TO_OVERFLOW if skips else 1 / CLOSE_TO_OVERFLOW)
-            gradients = loss_and_gradients(state.weights, *batch, rounding, at).gradients
+            gradients = loss_and_gradients(state.weights, *batch, rounding, at, replicas).gradients
             contradicted = skips == _finite(gradients)
         if skips or contradicted:
             skip_step(state)
@@ -273,6 +287,10 @@ def follow_steps(
             apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
         steps.append(Step(loss, logits, scale, state.applied_steps, contradicted))
     return steps, state.weights
+
+
+def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.asarray(sum(arrays))
 
 
 def _finite(gradients: Weights) -> bool:

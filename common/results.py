@@ -103,6 +103,26 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class ReplicaGroup:
+    """Several replicas that trained one row; Timing.images_per_s is what all of them reach together.
+
+    backend sums their gradients. peak_bytes: the most that each had in use, in kind as Memory.kind says, by rank;
+    replicas that are one process on a CPU all have that process's. Efficiencies compare with the row of one replica:
+    strong, with the same global batch, T1 / (N TN); weak, with the same batch per replica, T1 / TN; T is the median
+    step, and None stands where that row is missing.
+    """
+
+    replicas: int
+    hosts: int
+    backend: str
+    batch_per_replica: int
+    images_per_s_per_replica: float | None
+    peak_bytes: list[int]
+    strong_scaling_efficiency: float | None = None
+    weak_scaling_efficiency: float | None = None
+
+
+@dataclass(frozen=True)
 class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
@@ -121,6 +141,7 @@ class RowResult:
     environment: Environment | None = None
     timing: Timing | None = None
     memory: Memory | None = None
+    replicas: ReplicaGroup | None = None
     training: Training | None = None
     limits: Limits | None = None
     probe: PrecisionProbe | None = None
@@ -170,6 +191,23 @@ def make_row(config: RunConfig, status: Status, detail: str = "", **parts: Any) 
     )
 
 
+def describe_replicas(
+    config: RunConfig, backend: str, peak_bytes: Sequence[int], timing: Timing
+) -> ReplicaGroup | None:
+    """The group that trained a row; None where that was a single replica."""
+    execution = config.execution
+    if execution.replicas == 1:
+        return None
+    return ReplicaGroup(
+        replicas=execution.replicas,
+        hosts=execution.hosts,
+        backend=backend,
+        batch_per_replica=config.train.batch_size // execution.replicas,
+        images_per_s_per_replica=timing.images_per_s and timing.images_per_s / execution.replicas,
+        peak_bytes=list(peak_bytes),
+    )
+
+
 def require_consistent(row: RowResult) -> None:
     """Raise ValueError, naming the field, where parts of a row contradict each other; types alone can't tell."""
     config, training, environment = row.config, row.training, row.environment
@@ -207,10 +245,11 @@ def _require_length(config: RunConfig, name: str, entries: Sequence[object], len
 def in_order(rows: Iterable[RowResult]) -> list[RowResult]:
     """The rows by framework, mode and precision, whichever of a folder's runs they come from."""
 
-    def place(row: RowResult) -> tuple[int, bool, int, int, int]:
+    def place(row: RowResult) -> tuple[int, ...]:
         config, precisions = row.config, list(Precision)
         framework, loop = FRAMEWORKS.index(config.framework), LOOPS.index(config.execution.loop)
-        return framework, config.execution.compile, loop, precisions.index(config.precision), config.repeat
+        precision, replicas = precisions.index(config.precision), config.execution.replicas
+        return framework, config.execution.compile, loop, precision, replicas, config.repeat
 
     return sorted(rows, key=place)
 
@@ -234,7 +273,8 @@ def judge(
 
 
 def _named_checks(row: RowResult) -> list[Check]:
-    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}"
+    replicas = f" x{row.config.execution.replicas}" if row.config.execution.replicas > 1 else ""
+    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}{replicas}"
     return [replace(check, where=f"{where}: {check.where}") for check in worst_of_each_name(row.checks)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
-from common.options import Parser, make_config, positive_float, resolve_preset
+from common.options import Parser, make_config, positive_float, positive_int, resolve_preset
 
 
 def add_row_options(parser: Parser, precisions: str = "what the preset names") -> _ArgumentGroup:
@@ -34,6 +34,14 @@ def add_row_options(parser: Parser, precisions: str = "what the preset names") -
         choices=(*LOOPS, "both"),
         default="custom",
         help="TensorFlow: our own loop, Model.fit as in the article, or both (default: custom)",
+    )
+    rows.add_argument(
+        "--devices",
+        nargs="+",
+        type=positive_int,
+        default=[1],
+        metavar="N",
+        help="train on N devices of this host; several N give rows of each (default: 1)",
     )
     parser.set_defaults(repeats=1)
     return rows
@@ -70,11 +78,12 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
         parser.error(f"argument --loop: {arguments.loop} needs Keras' Model.fit; add tensorflow to --frameworks")
     loops = {"tensorflow": LOOPS if arguments.loop == "both" else (arguments.loop,), "torch": ("custom",)}
     return [
-        make_config(parser, arguments, framework, precision, compile=compile, loop=loop, repeat=repeat)
+        make_config(parser, arguments, framework, precision, compile=compile, loop=loop, devices=devices, repeat=repeat)
         for framework in dict.fromkeys(arguments.frameworks)
         for compile in compiles
         for loop in loops[framework]
         for precision in dict.fromkeys(precisions)
+        for devices in dict.fromkeys(arguments.devices)
         for repeat in range(arguments.repeats)
     ]
 

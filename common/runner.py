@@ -96,8 +96,40 @@ def run_rows(
 
 def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
     """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
-    rows = complete_checks(share_limits(results.rows), arrays_of)
+    rows = complete_checks(share_limits(find_efficiencies(results.rows)), arrays_of)
     return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
+
+
+def find_efficiencies(rows: Sequence[RowResult]) -> list[RowResult]:
+    """Hold every row of several replicas to those of one replica that train the same batch, or the same share of it."""
+    single = {
+        _same(row, 1, row.config.train.batch_size): row.timing.step_s.median
+        for row in rows
+        if row.status is Status.OK and row.timing and row.timing.step_s and not row.replicas
+    }
+
+    def with_efficiencies(row: RowResult) -> RowResult:
+        group, step = row.replicas, row.timing and row.timing.step_s
+        if not group or not step:
+            return row
+        strong, weak = (
+            single.get(_same(row, 1, size)) for size in (row.config.train.batch_size, group.batch_per_replica)
+        )
+        group = replace(
+            group,
+            strong_scaling_efficiency=strong and strong / (group.replicas * step.median),
+            weak_scaling_efficiency=weak and weak / step.median,
+        )
+        return replace(row, replicas=group)
+
+    return [with_efficiencies(row) for row in rows]
+
+
+def _same(row: RowResult, replicas: int, batch_size: int) -> tuple[object, ...]:
+    """What a row has in common with the one that trains on so many replicas, with this batch."""
+    config = row.config
+    train = replace(config.train, batch_size=batch_size)
+    return config.mode._replace(replicas=replicas), config.precision, config.data, config.model, train, config.repeat
 
 
 def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:

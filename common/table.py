@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
-from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, RULES, Check, worst_first
+from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES, Check, worst_first
 from common.results import ParityEntry, Results, RowResult, Status
 from common.statistics import instability
 from common.text import printable
@@ -30,8 +30,18 @@ WRAPPED_FORMATS = (
 )
 
 # Left out of a table in which no row has them.
-WORDS = ("framework", "precision", "compile", "loop", "verdict", "parity", "status")  # columns that hold no numbers
+WORDS = (
+    "sums by",
+    "framework",
+    "precision",
+    "compile",
+    "loop",
+    "verdict",
+    "parity",
+    "status",
+)  # columns that hold no numbers
 GPU_ONLY = ("device MB", "J/epoch")
+REPLICAS_ONLY = ("replicas", "hosts", "sums by", "batch each", "images/s each", "peak MB each", "strong %", "weak %")
 
 
 def tables(results: Results, tablefmt: str) -> str:
@@ -59,10 +69,7 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     lines = group(rows)
     of_mode = baselines(lines)
     table = [_cells(line, of_mode.get(line.mode)) for line in lines]
-    for column in GPU_ONLY:
-        if all(cells[column] == NOTHING for cells in table):
-            for cells in table:
-                del cells[column]
+    _leave_out(table, [*GPU_ONLY, *REPLICAS_ONLY])
     return draw_cells(table, tablefmt)
 
 
@@ -128,7 +135,16 @@ def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
             if part == GRADIENT.part and checks:
                 cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
+    _leave_out(table, [REPLICAS.part])
     return draw_table([list(cells.values()) for cells in table], list(table[0]), tablefmt)
+
+
+def _leave_out(table: list[dict[str, str]], columns: Sequence[str]) -> None:
+    """Those of the columns in which no line has anything."""
+    for column in columns:
+        if all(cells[column] == NOTHING for cells in table):
+            for cells in table:
+                del cells[column]
 
 
 def extents(entries: Sequence[ParityEntry]) -> list[str]:
@@ -239,6 +255,10 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "precision": line.first.precision,
         "compile": "on" if line.first.compile else "off",
         "loop": line.first.loop,
+        "replicas": str(line.mode.replicas) if line.mode.replicas > 1 else NOTHING,
+        "hosts": number(line.median("hosts")),
+        "sums by": line.first.replicas.backend if line.first.replicas else NOTHING,
+        "batch each": number(line.median("batch each")),
         "step ms": number(line.median("step ms")),
         "spread ms": _spread(line),
         "speed-up": NOTHING if gain is None else f"{gain:.2f}x",
@@ -247,8 +267,12 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "first s": number(line.median("first s")),
         "total s": number(line.median("total s")),
         "images/s": number(line.median("images/s")),
+        "images/s each": number(line.median("images/s each")),
+        "strong %": number(line.median("strong %")),
+        "weak %": number(line.median("weak %")),
         "base MB": number(line.median("base MB")),
         "peak MB": number(line.median("peak MB")),
+        "peak MB each": number(line.median("peak MB each")),
         "used MB": number(line.median("used MB")),
         "steady MB": number(line.median("steady MB")),
         "device MB": number(line.median("device MB")),

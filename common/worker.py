@@ -22,8 +22,9 @@ from common.footprint import largest_batch
 from common.hardware import Unsupported, require_support
 from common.memory import OutOfMemory
 from common.monitor import Monitors, add_monitor_options
-from common.options import Parser, add_experiment_options, make_config
+from common.options import Parser, add_experiment_options, make_config, positive_int
 from common.recorder import OnArrays, OnEvent
+from common.replicas import ReplicaFailed, devices_and_hosts, is_chief
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
 from common.setting import MODULES, install_command
 from common.text import forgive_letters, in_one_line
@@ -48,18 +49,23 @@ def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None)
         if arguments.run_id:
             _end_with_parent()
 
-        def write(row: RowResult) -> None:
-            write_json(arguments.result, replace(row, run_id=arguments.run_id))
-
+        write = partial(_write, arguments.result, arguments.run_id)
         monitored = partial(run, monitors=monitors._replace(on_measured=write)) if monitors.folders else run
         do = describe if arguments.describe else monitored
         row = train_row(config, do, _print_event, partial(write_arrays, arguments.result.with_name("arrays.npz")))
         write(row)
         return 0
     precision, compile = Precision(arguments.precision), arguments.compile == "on"
-    config = make_config(parser, arguments, framework, precision, compile=compile, loop=arguments.loop)
-    row = train_row(config, partial(run, monitors=monitors), _print_epoch)
-    print(describe_row(row))
+    devices, hosts = _read_devices(parser, arguments, framework)
+    config = make_config(
+        parser, arguments, framework, precision, compile=compile, loop=arguments.loop, devices=devices, hosts=hosts
+    )
+    on_arrays = partial(write_arrays, arguments.result.with_name("arrays.npz")) if arguments.result else None
+    row = train_row(config, partial(run, monitors=monitors), _print_epoch, on_arrays)
+    if is_chief(framework):
+        if arguments.result:
+            write_json(arguments.result, row)
+        print(describe_row(row))
     return 0 if row.status is Status.OK else 3
 
 
@@ -71,6 +77,9 @@ def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArray
         return run(config, on_event, on_arrays)
     except Unsupported as reason:
         return make_row(config, Status.UNSUPPORTED, str(reason))
+    except ReplicaFailed as failure:
+        traceback.print_exc()
+        return make_row(config, failure.status, str(failure))
     except OutOfMemory as error:
         traceback.print_exc()
         return make_row(config, Status.OOM, "; ".join([str(error), *_advice(config, error)]))
@@ -110,11 +119,14 @@ def _make_parser(framework: str) -> Parser:
     parser.add_argument("--compile", choices=("off", "on"), default="off", help="fuse with XLA or torch.compile")
     loops = LOOPS if framework == "tensorflow" else ("custom",)
     parser.add_argument("--loop", choices=loops, default="custom", help="a loop of our own, or Keras' Model.fit")
+    parser.add_argument(
+        "--devices", type=positive_int, metavar="N", help="train on N devices of this host (default: 1)"
+    )
     add_experiment_options(parser)
     add_monitor_options(parser)
+    parser.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
-    worker.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
     worker.add_argument("--describe", action="store_true", help="say where the row would run, and train nothing")
     worker.add_argument("--run-id", metavar="ID", help="write this into the row; end when stdin closes")
     return parser
@@ -130,6 +142,21 @@ def _read_config(parser: Parser, arguments: Namespace, framework: str) -> RunCon
     if config.framework != framework:
         parser.error(f"argument --config: it is of {config.framework}; run python -m {MODULES[config.framework]}")
     return config
+
+
+def _read_devices(parser: Parser, arguments: Namespace, framework: str) -> tuple[int, int]:
+    """Devices of this host, and hosts: as asked for, and as a launcher has told this process."""
+    try:
+        devices, hosts = devices_and_hosts(framework)
+    except ValueError as error:
+        parser.error(str(error))
+    if devices and arguments.devices not in (None, devices):
+        parser.error(f"argument --devices: {arguments.devices} is not what torchrun has started; leave it out")
+    return devices or arguments.devices or 1, hosts
+
+
+def _write(path: Path, run_id: str | None, row: RowResult) -> None:
+    write_json(path, replace(row, run_id=run_id))
 
 
 def _end_with_parent() -> None:

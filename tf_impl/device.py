@@ -24,12 +24,13 @@ from common.nvml import free_gpu_memory
 from common.timing import seconds_of
 
 
-def select_device(requested: str, threads: int) -> str:
-    """Return the device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+def select_device(requested: str, threads: int, devices: int = 1) -> str:
+    """Return this process's first device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
 
-    Raises Unsupported where a GPU is asked for and none is found.
-    Differs from torch_impl: TensorFlow places operations itself, so a GPU that must not be used is hidden; and it takes
-    all of a GPU's memory at once unless told to grow. Once TensorFlow has started, none of this can change any more.
+    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
+    Differs from torch_impl: one process takes all devices of a host, and a CPU is cut into as many. TensorFlow places
+    operations itself, so a GPU that must not be used is hidden; and it takes all of a GPU's memory at once unless told
+    to grow. Once TensorFlow has started, none of this can change any more.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     keep_freed_host_memory()
@@ -38,8 +39,14 @@ def select_device(requested: str, threads: int) -> str:
         raise Unsupported("TensorFlow finds no GPU; --device cpu runs without one")
     if not gpus or requested == "cpu":
         tf.config.set_visible_devices([], "GPU")
+        if devices > 1:
+            (cpu,) = tf.config.list_physical_devices("CPU")
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
         return "CPU:0"
-    for gpu in gpus:
+    if len(gpus) < devices:
+        raise Unsupported(f"TensorFlow finds {len(gpus)} GPUs, and not {devices}; give --devices fewer")
+    tf.config.set_visible_devices(gpus[:devices], "GPU")
+    for gpu in gpus[:devices]:
         tf.config.experimental.set_memory_growth(gpu, True)
     return "GPU:0"
 

@@ -27,10 +27,10 @@ class FusedAdam(keras.optimizers.Adam):
         """
         for gradient, variable in zip(gradients, variables, strict=True):
             self._update(tf.where(finite, gradient, 0), variable.value, self.learning_rate, finite)
-        self.iterations.assign_add(tf.cast(finite, self.iterations.dtype))
+        _assign(self.iterations, self.iterations + tf.cast(finite, self.iterations.dtype))
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        self._update(gradient, variable, learning_rate, tf.constant(True))
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
+        self.apply_where(tf.constant(True), grads, trainable_variables)
 
     def _update(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor, finite: tf.Tensor) -> None:
         dtype, index = variable.dtype, self._get_variable_index(variable)
@@ -63,8 +63,13 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         self.inner_optimizer.apply_where(finite, unscaled, trainable_variables)
         finite_steps = tf.where(finite, self.step_counter + 1, 0)
         growth = tf.where(finite_steps == self.dynamic_growth_steps, LOSS_SCALE_GROWTH, 1.0)
-        self.step_counter.assign(finite_steps % self.dynamic_growth_steps)
-        self.dynamic_scale.assign(self.dynamic_scale * tf.where(finite, growth, LOSS_SCALE_BACKOFF))
+        _assign(self.step_counter, finite_steps % self.dynamic_growth_steps)
+        _assign(self.dynamic_scale, self.dynamic_scale * tf.where(finite, growth, LOSS_SCALE_BACKOFF))
+
+
+def _assign(variable: keras.Variable, value: tf.Tensor) -> None:
+    """Set this replica's copy; all get the same, which by its own assign Keras could not know."""
+    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
 
 
 def make_optimizer(model: ConvNet, train: TrainConfig, loss_scale: LossScaleConfig, precision: Precision) -> Optimizer:

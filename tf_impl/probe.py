@@ -10,6 +10,7 @@ from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_case
 from common.reference import Evaluation
 from common.weights import Weights
 from tf_impl.device import describe_device, to_device
+from tf_impl.distributed import Replicas, alone, gather, mean, shard
 from tf_impl.model import ConvNet, build_model, export_gradients, export_weights, load_gradients, load_weights
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale, make_optimizer
 from tf_impl.precision import variable_dtype
@@ -19,9 +20,10 @@ from tf_impl.train import apply_gradients, compiled, loss_and_gradients
 def probe(config: RunConfig, device: str) -> list[Check]:
     """Checks C1 to C5 on the small probe model, with this row's precision, compile mode and Adam."""
     cases, gradients = draw_cases(), draw_updates(config.precision)
+    replicas = alone(device)
     model = build_model(PROBE_MODEL, config.precision, device)
     optimizer = make_optimizer(model, config.train, PROBE_LOSS_SCALE, config.precision)
-    evaluations = evaluate(model, optimizer, config, device, cases)
+    evaluations = evaluate(model, optimizer, config, replicas, cases)
     scale = float(loss_scale(optimizer))
     checks = [
         check
@@ -34,18 +36,24 @@ def probe(config: RunConfig, device: str) -> list[Check]:
 
 
 def evaluate(
-    model: ConvNet, optimizer: Optimizer, config: RunConfig, device: str, cases: Sequence[Case]
+    model: ConvNet, optimizer: Optimizer, config: RunConfig, replicas: Replicas, cases: Sequence[Case]
 ) -> list[Evaluation]:
-    """Loss, logits and unscaled gradients of every case, all of one shape; the model keeps the last case's weights."""
+    """Loss, logits and unscaled gradients of every case, all of one shape; the model keeps the last case's weights.
+
+    Each replica works on its block of a case.
+    """
     function = compiled(loss_and_gradients, model, optimizer, config.execution.compile)
     scale = float(loss_scale(optimizer))
     evaluations = []
     for case in cases:
         load_weights(model, case.weights)
-        images, labels = to_device(case.images, case.labels, device, variable_dtype(config.precision))
+        images, labels = shard(case.images, case.labels, variable_dtype(config.precision), replicas)
         loss, logits, gradients = function(images, labels)
+        gradients = [
+            replicas.strategy.experimental_local_results(gradient)[0] for gradient in gradients
+        ]  # all are equal
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
-        evaluations.append(Evaluation(float(loss), logits.numpy(), named))
+        evaluations.append(Evaluation(float(mean(loss, replicas)), gather(logits, replicas).numpy(), named))
     return evaluations
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from tf_impl.distributed import Replicas, global_loss, mean, sum_gradients
 from tf_impl.model import ConvNet, Convolution
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
 
@@ -15,8 +16,8 @@ T = TypeVar("T")
 class Step(NamedTuple):
     """What one step reports, as scalars that stay on the device until the epoch ends."""
 
-    loss: tf.Tensor  # mean over the batch, before the update, unscaled
-    accuracy: tf.Tensor  # share of the batch on the right side of 0.5, before the update
+    loss: tf.Tensor  # mean over the replica's share of the batch, before the update, unscaled
+    accuracy: tf.Tensor  # portion of that share on the right side of 0.5, before the update
     loss_scale: tf.Tensor  # the scale this step used
     applied_steps: tf.Tensor  # updates so far; unchanged where this step was skipped
 
@@ -37,15 +38,24 @@ def binary_accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def loss_and_gradients(
     model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+) -> tuple[tf.Tensor, tf.Tensor, Sequence[tf.Tensor]]:
     """Return loss (), logits (B, 1) and the gradients of the *scaled* loss, in the order of the variables.
 
-    images (B, H, W, C), labels (B, 1) in {0, 1}.
+    images (B, H, W, C), labels (B, 1) in {0, 1}: one replica's share of the batch. Loss and logits are of that share,
+    gradients of the whole batch.
     """
+    passes = tf.function(_passes, jit_compile=True) if model.in_xla else _passes
+    loss, logits, gradients = passes(model, optimizer, images, labels)
+    return loss, logits, sum_gradients(gradients, model)
+
+
+def _passes(
+    model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
     with tf.GradientTape() as tape:
         logits = model.logits(images, training=True)
         loss = binary_crossentropy(labels, logits)
-        scaled_loss = optimizer.scale_loss(loss)
+        scaled_loss = optimizer.scale_loss(global_loss(loss, model))
     return loss, logits, tape.gradient(scaled_loss, model.trainable_variables)
 
 
@@ -66,20 +76,26 @@ def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: 
 
 
 def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[..., T]:
-    """Return train_step, or another function of this file, bound to model and optimizer: a graph, or one fused by XLA.
+    """Return train_step, or another function of this file, bound to model and optimizer: a graph, fused or not.
 
-    Differs from torch_impl: the whole step is one graph. Never eager: that is slow, and on a CPU the bias gradients of
-    Keras' own layers are then accumulated in bfloat16 and come out wrong.
+    It runs on every replica, and takes and returns the strategy's values where there are several.
+    Differs from torch_impl: the whole step is one graph. XLA fuses loss, forward and backward pass, but nothing that
+    waits for another replica. Never eager: that is slow, and on a CPU the bias gradients of Keras' own layers are
+    then accumulated in bfloat16 and come out wrong.
     """
+    model.in_xla = compile
     for layer in model.logits.layers:
         if isinstance(layer, Convolution):
             layer.in_xla = compile
-    return tf.function(partial(function, model, optimizer), jit_compile=compile)
+    bound = partial(function, model, optimizer)
+    return tf.function(lambda *batch: model.distribute_strategy.run(bound, args=batch))
 
 
-def fetch(steps: Sequence[Step]) -> list[list[float]]:
-    """Bring steps to the host: one list for each field of Step. This waits for the device."""
-    return [
-        tf.stack([tf.cast(value, tf.float64) for value in column]).numpy().tolist()
-        for column in zip(*steps, strict=True)
-    ]
+def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
+    """Bring steps to the host: one list for each field of Step, the mean over the replicas. This waits for all."""
+
+    def stack(steps: Sequence[Step]) -> tf.Tensor:
+        columns = [tf.stack([tf.cast(value, tf.float64) for value in column]) for column in zip(*steps, strict=True)]
+        return tf.stack(columns)
+
+    return mean(replicas.strategy.run(stack, args=(steps,)), replicas).numpy().tolist()

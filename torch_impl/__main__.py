@@ -1,5 +1,6 @@
 """One PyTorch row from the command line: `python -m torch_impl --precision mixed_float16`."""
 
+import os
 import sys
 
 from common.config import RunConfig
@@ -10,7 +11,12 @@ from common.worker import main
 
 
 def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:
-    from torch_impl.run import run  # PyTorch is imported here, after the options were found to be right
+    # PyTorch is imported here, after the options were found to be right.
+    if config.execution.replicas > 1 and "RANK" not in os.environ:  # else torchrun has started this process
+        from torch_impl.elastic import run_replicas
+
+        return run_replicas(config, on_event, on_arrays, monitors)
+    from torch_impl.run import run
 
     return run(config, on_event, on_arrays, monitors)
 

@@ -1,5 +1,6 @@
 """The device: choosing it, describing it, and moving data there and back."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,18 +22,25 @@ from common.memory import (
 from common.timing import seconds_of
 
 
-def select_device(requested: str, threads: int) -> torch.device:
-    """Return the device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+def select_device(requested: str, threads: int, devices: int = 1) -> torch.device:
+    """Return this process's device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
 
-    Raises Unsupported where a GPU is asked for and none is found.
+    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
+    Differs from tf_impl: the processes of a host each take one of its devices, and share its threads.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, threads // devices))
     keep_freed_host_memory()
     torch.backends.cudnn.benchmark = True  # measure cuDNN's algorithms in the first step, as TensorFlow always does
     found = torch.cuda.is_available()
     if requested == "gpu" and not found:
         raise Unsupported("PyTorch finds no GPU; --device cpu runs without one")
-    return torch.device("cuda" if found and requested != "cpu" else "cpu")
+    if not found or requested == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.device_count() < devices:
+        raise Unsupported(f"PyTorch finds {torch.cuda.device_count()} GPUs, and not {devices}; give --devices fewer")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if devices > 1 else 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def describe_device(device: torch.device) -> dict[str, str]:

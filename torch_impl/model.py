@@ -80,7 +80,8 @@ class ConvNet(nn.Module):
 
     def __init__(self, config: ModelConfig, precision: Precision, device: torch.device) -> None:
         super().__init__()
-        self.logits = Logits(config, precision, device)
+        self.logits: nn.Module = Logits(config, precision, device)
+        self.replicas = 1  # distributed.replicated sets it
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, C, H, W) to probabilities (B, 1) in float32, never in half: see the loss in train.py."""
@@ -179,7 +180,7 @@ def _parameters(model: ConvNet) -> dict[str, torch.Tensor]:
     keras_names = {"weight": "kernel", "bias": "bias"}
     return {
         f"{layer}/{keras_names[kind]}": parameter
-        for layer, module in model.logits.named_children()
+        for layer, module in getattr(model.logits, "module", model.logits).named_children()  # inside of its replicas
         for kind, parameter in module.named_parameters()
     }
 

@@ -11,6 +11,7 @@ from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_case
 from common.reference import Evaluation
 from common.weights import Weights
 from torch_impl.device import describe_device, to_device
+from torch_impl.distributed import Replicas, alone, gather, mean, shard
 from torch_impl.model import ConvNet, build_model, export_gradients, export_weights, load_gradients, load_weights
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale, make_optimizer
 from torch_impl.precision import variable_dtype
@@ -20,9 +21,10 @@ from torch_impl.train import apply_gradients, compiled, loss_and_gradients
 def probe(config: RunConfig, device: torch.device) -> list[Check]:
     """Checks C1 to C5 on the small probe model, with this row's precision, compile mode and Adam."""
     cases, gradients = draw_cases(), draw_updates(config.precision)
+    replicas = alone(device)
     model = build_model(PROBE_MODEL, config.precision, device)
     optimizer = make_optimizer(model, config.train, PROBE_LOSS_SCALE, config.precision)
-    evaluations = evaluate(model, optimizer, config, device, cases)
+    evaluations = evaluate(model, optimizer, config, replicas, cases)
     scale = float(loss_scale(optimizer))
     checks = [
         check
@@ -35,18 +37,21 @@ def probe(config: RunConfig, device: torch.device) -> list[Check]:
 
 
 def evaluate(
-    model: ConvNet, optimizer: Optimizer, config: RunConfig, device: torch.device, cases: Sequence[Case]
+    model: ConvNet, optimizer: Optimizer, config: RunConfig, replicas: Replicas, cases: Sequence[Case]
 ) -> list[Evaluation]:
-    """Loss, logits and unscaled gradients of every case, all of one shape; the model keeps the last case's weights."""
+    """Loss, logits and unscaled gradients of every case, all of one shape; the model keeps the last case's weights.
+
+    Each replica works on its block of a case.
+    """
     function = compiled(loss_and_gradients, model, optimizer, config.execution.compile)
     scale = float(loss_scale(optimizer))
     evaluations = []
     for case in cases:
         load_weights(model, case.weights)
-        images, labels = to_device(case.images, case.labels, device, variable_dtype(config.precision))
+        images, labels = shard(case.images, case.labels, variable_dtype(config.precision), replicas)
         loss, logits, gradients = function(images, labels)
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
-        evaluations.append(Evaluation(float(loss), logits.cpu().numpy(), named))
+        evaluations.append(Evaluation(float(mean(loss, replicas)), gather(logits, replicas).cpu().numpy(), named))
     return evaluations
 
 

@@ -11,11 +11,12 @@ from common.data import draw_data, fingerprint, fingerprint_batches, split_batch
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.limits import find_limits, measure_ceilings
-from common.monitor import NONE, TRACED_STEPS, Monitors, attempt
+from common.monitor import NONE, TRACED_STEPS, Monitors, attempt, ignore
 from common.parity import check_start
 from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
 from common.recorder import OnArrays, OnEvent, Recorder
-from common.results import Arrays, RowResult, Status, make_row
+from common.replicas import check_replicas
+from common.results import Arrays, RowResult, Status, describe_replicas, make_row
 from common.weights import draw_weights
 from torch_impl.device import (
     copy_seconds,
@@ -28,9 +29,9 @@ from torch_impl.device import (
     select_device,
     set_tf32,
     synchronize,
-    to_device,
     to_host,
 )
+from torch_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, shard
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
 from torch_impl.monitor import trace_steps, write_scalars
 from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
@@ -41,28 +42,38 @@ from torch_impl.train import INDUCTOR, Step, compiled, fetch, train_step
 
 def run(
     config: RunConfig,
-    on_event: OnEvent = lambda event: None,
+    on_event: OnEvent = ignore,
     on_arrays: OnArrays | None = None,
     monitors: Monitors = NONE,
 ) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
+
+    Of several replicas, the one of rank 0 calls them.
 
     Once it is measured, its scalars are written for TensorBoard, and a few steps more are traced, as the monitors say.
 
     Raises Unsupported where the device is missing or can't run the precision, OutOfMemory where it has too little, and
     whatever else PyTorch raises.
     """
-    device = select_device(config.execution.device, config.execution.threads)
+    execution = config.execution
+    device = select_device(execution.device, execution.threads, execution.devices)
     require_support(config.precision, describe_device(device))
-    with memory_errors(device):
-        row = train(config, device, on_event, on_arrays, monitors)
+    with memory_errors(device), joined(execution, device, monitors.on_collective) as replicas:
+        if not replicas.is_chief:
+            on_event, on_arrays, monitors = ignore, None, monitors.of_rank(replicas.ranks[0])
+        row = train(config, device, replicas, on_event, on_arrays, monitors)
     return attempt(row, "TensorBoard events", partial(write_scalars, row), monitors.tensorboard)
 
 
 def train(
-    config: RunConfig, device: torch.device, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors
+    config: RunConfig,
+    device: torch.device,
+    replicas: Replicas,
+    on_event: OnEvent,
+    on_arrays: OnArrays | None,
+    monitors: Monitors,
 ) -> RowResult:
-    """What run does, on this device."""
+    """What run does, on this device, as one of the replicas."""
     set_tf32(config.precision is Precision.TF32)
 
     # Before anything is timed or its memory read.
@@ -77,23 +88,22 @@ def train(
 
     host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
     dtype = variable_dtype(config.precision)
-    batches = [to_device(images, labels, device, dtype) for images, labels in host_batches]
+    batches = [shard(images, labels, dtype, replicas) for images, labels in host_batches]
     recorder = Recorder(
         config,
         on_event,
-        fetch=fetch,
+        fetch=partial(fetch, replicas=replicas),
         synchronize=partial(synchronize, device),
         memory_stats=partial(memory_stats, device),
         reset_peak_memory=partial(reset_peak_memory, device),
     )
 
-    model = build_model(config.model, config.precision, device)
-    load_weights(model, draw_weights(config.model, config.data.seed))
+    model, optimizer = replicated(partial(build, config, device), replicas)
+    whole_batches = ([gather(values, replicas) for values in batch] for batch in batches)
     hashes = {
-        "data_sha256": fingerprint_batches(to_host(*batch) for batch in batches),
+        "data_sha256": fingerprint_batches(to_host(*batch) for batch in whole_batches),
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
-    optimizer = make_optimizer(model, config.train, config.loss_scale, config.precision)
     checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
@@ -102,7 +112,9 @@ def train(
 
     # The clock has stopped; the memory is read before anything else takes some.
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
-    arrays, seen = examine(model, optimizer, config, device, *host_batches[0])
+    group = describe_replicas(config, replicas.backend, peaks(replicas), timing)
+    checks += check_replicas(fingerprints(model, replicas))
+    arrays, seen = examine(model, optimizer, config, replicas, *host_batches[0])
     if on_arrays:
         on_arrays(arrays)
     if not seen.passed:
@@ -117,6 +129,7 @@ def train(
         ),
         timing=timing,
         memory=memory,
+        replicas=group,
         training=recorder.training(**hashes),
         limits=find_limits(config, ceilings, timing.step_s),
         probe=seen,
@@ -126,9 +139,16 @@ def train(
     return attempt(row, "trace", partial(trace_steps, steps, device), monitors.trace)
 
 
+def build(config: RunConfig, device: torch.device) -> tuple[ConvNet, Optimizer]:
+    """The model with its starting weights, and the optimizer, as the config says."""
+    model = build_model(config.model, config.precision, device)
+    load_weights(model, draw_weights(config.model, config.data.seed))
+    return model, make_optimizer(model, config.train, config.loss_scale, config.precision)
+
+
 def describe(config: RunConfig) -> RowResult:
     """Say where the row would run, and train nothing; raises Unsupported where that device is missing."""
-    device = select_device(config.execution.device, config.execution.threads)
+    device = select_device(config.execution.device, config.execution.threads, config.execution.devices)
     return make_row(config, Status.OK, environment=describe_environment(torch.__version__, describe_device(device), {}))
 
 
@@ -152,7 +172,7 @@ def examine(
     model: ConvNet,
     optimizer: Optimizer,
     config: RunConfig,
-    device: torch.device,
+    replicas: Replicas,
     images: np.ndarray,
     labels: np.ndarray,
 ) -> tuple[Arrays, PrecisionProbe]:
@@ -164,7 +184,7 @@ def examine(
     start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
     cases = label_cases(config.model, size)
     first_batch = Case("first batch", start, images[:size], labels[:size])
-    first, *others = evaluate(model, optimizer, config, device, [first_batch, *cases])
+    first, *others = evaluate(model, optimizer, config, replicas, [first_batch, *cases])
     seen = see_precision(cases, [evaluation.logits for evaluation in others])
     return Arrays(first.gradients, final_weights), PrecisionProbe(is_label_true(config.precision, seen), seen)
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from common.hardware import Unsupported
+from torch_impl.distributed import Replicas, global_loss, mean, sum_gradients
 from torch_impl.model import ConvNet
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
 
@@ -29,8 +30,8 @@ INDUCTOR = {
 class Step(NamedTuple):
     """What one step reports, as scalars that stay on the device until the epoch ends."""
 
-    loss: torch.Tensor  # mean over the batch, before the update, unscaled
-    accuracy: torch.Tensor  # share of the batch on the right side of 0.5, before the update
+    loss: torch.Tensor  # mean over the replica's share of the batch, before the update, unscaled
+    accuracy: torch.Tensor  # portion of that share on the right side of 0.5, before the update
     loss_scale: torch.Tensor  # the scale this step used
     applied_steps: torch.Tensor  # updates so far; unchanged where this step was skipped
 
@@ -52,18 +53,19 @@ def binary_accuracy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 def loss_and_gradients(
     model: ConvNet, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor]]:
     """Return loss (), logits (B, 1) and the gradients of the *scaled* loss, in the order of the parameters.
 
-    images (B, C, H, W), labels (B, 1) in {0, 1}.
+    images (B, C, H, W), labels (B, 1) in {0, 1}: one replica's share of the batch. Loss and logits are of that share,
+    gradients of the whole batch.
     Differs from tf_impl: gradients also stay on the parameters, where the optimizer looks for them.
     """
     optimizer.adam.zero_grad()
     logits = model.logits(images)
     loss = binary_crossentropy(labels, logits)
-    optimizer.scaler.scale(loss).backward()
+    optimizer.scaler.scale(global_loss(loss, model)).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return loss.detach(), logits.detach(), gradients
+    return loss.detach(), logits.detach(), sum_gradients(gradients, model)
 
 
 def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[torch.Tensor]) -> None:
@@ -99,6 +101,7 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     return partial(function, model, optimizer)
 
 
-def fetch(steps: Sequence[Step]) -> list[list[float]]:
-    """Bring steps to the host: one list for each field of Step. This waits for the device."""
-    return [torch.stack([value.double() for value in column]).tolist() for column in zip(*steps, strict=True)]
+def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
+    """Bring steps to the host: one list for each field of Step, the mean over the replicas. This waits for all."""
+    columns = [torch.stack([value.double() for value in column]) for column in zip(*steps, strict=True)]
+    return mean(torch.stack(columns), replicas).tolist()

@@ -1,0 +1,98 @@
+"""What several replicas share that train on one batch: who takes which part of it, and who keeps the others waiting.
+
+A replica is a copy of the model on a device of its own. Every global batch is cut into equal, contiguous blocks, one a
+replica in the order of their ranks; the gradients of its mean loss are the sums of what the replicas find.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from common.parity import REPLICAS, Check, compare
+from common.results import Status
+
+# Variables by which torchrun and TensorFlow tell a process of its peers.
+LAUNCHER_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TF_CONFIG"),
+)
+
+
+class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
+    """A replica ended before its time, or keeps the others waiting; the message names its rank."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def block(batch_size: int, replicas: int, rank: int) -> slice:
+    """The part of a batch that the replica of this rank trains on; ValueError where there are no equal parts."""
+    size, rest = divmod(batch_size, replicas)
+    if rest:
+        raise ValueError(f"a batch of {batch_size} can't be cut into {replicas} equal blocks")
+    return slice(rank * size, (rank + 1) * size)
+
+
+def behind(entered: Sequence[int]) -> list[int]:
+    """The ranks that the others wait for: those that have entered the fewest collectives, unless all are level."""
+    return [rank for rank, count in enumerate(entered) if count < max(entered) and count == min(entered)]
+
+
+def check_replicas(fingerprints: Sequence[int]) -> list[Check]:
+    """C7 at the end of a run of several: the weights of every replica are those of the first, bit for bit."""
+    differing = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
+    where = f"final weights of rank {', '.join(map(str, differing))}" if differing else "final weights"
+    return [compare(REPLICAS, len(differing), 0, where)] if len(fingerprints) > 1 else []
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """'rank 1' or 'ranks 1, 3'."""
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def devices_and_hosts(framework: str) -> tuple[int | None, int]:
+    """How many devices of this host, and how many hosts, a launcher has told this process to join.
+
+    PyTorch is told by torchrun's variables. TensorFlow is told of hosts alone, by TF_CONFIG; (None, 1) where nobody
+    has told it anything. ValueError where TF_CONFIG isn't what TensorFlow reads.
+    """
+    if framework == "torch" and "WORLD_SIZE" in os.environ:
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return devices, int(os.environ["WORLD_SIZE"]) // devices
+    if framework == "tensorflow" and "TF_CONFIG" in os.environ:
+        return None, len(_tf_config()["cluster"]["worker"])
+    return None, 1
+
+
+def is_chief(framework: str) -> bool:
+    """Whether this process is the one that writes and prints."""
+    if framework == "torch":
+        return os.environ.get("RANK", "0") == "0"
+    return "TF_CONFIG" not in os.environ or host_index() == 0
+
+
+def host_index() -> int:
+    """Which of TF_CONFIG's workers this process is."""
+    return int(_tf_config()["task"]["index"])
+
+
+def _tf_config() -> dict[str, Any]:
+    """TF_CONFIG, checked."""
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        workers, task = config["cluster"]["worker"], config["task"]
+        if (
+            task["type"] != "worker"
+            or not 0 <= int(task["index"]) < len(workers)
+            or set(config["cluster"]) != {"worker"}
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"TF_CONFIG is {text!r:.200}; it must be as "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+        ) from None
+    return dict(config)

@@ -1,0 +1,116 @@
+"""One process a replica on this host, started and looked after by torchrun's agent; it has no twin, since one process
+of TensorFlow drives all devices of a host.
+
+A replica that fails ends the others. Whose fault it was the exit codes can't tell: the one that hangs is still alive
+when another has waited for it in vain. So each counts the collectives that it has entered.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+import uuid
+from collections.abc import Sequence
+from ctypes import Array, c_longlong
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from common.config import RunConfig
+from common.monitor import NONE, Monitors
+from common.recorder import OnArrays, OnEvent
+from common.replicas import ReplicaFailed, behind, ranks
+from common.results import RowResult, Status
+
+GRACE_S = 5  # for replicas that are asked to end
+SETTLE_S = 1.0  # in which the replica at fault ends before those that were waiting for it
+
+# By the name of the exception that a replica ended with.
+STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "ImportError": Status.IMPORT_ERROR}
+
+
+def run_replicas(
+    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE
+) -> RowResult:
+    """What run returns for the replica of rank 0, of config.execution.devices processes.
+
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
+    """
+    entered = multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices)
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE_S)
+    launch = elastic_launch(
+        LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=config.execution.devices,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+        ),
+        _replica,
+    )
+    try:
+        rows: dict[int, RowResult] = launch(entered, config, on_event, on_arrays, monitors)
+    except ChildFailedError as error:
+        raise _find_cause(*error.get_first_failure(), list(entered), config.execution.collective_timeout_s) from error
+    except SignalException as error:
+        if error.sigval is signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise _hanging(list(entered)) from error
+    return rows[0]
+
+
+def _replica(
+    entered: "Array[c_longlong]",
+    config: RunConfig,
+    on_event: OnEvent,
+    on_arrays: OnArrays | None,
+    monitors: Monitors,
+) -> RowResult:
+    from torch_impl.run import run
+
+    rank = int(os.environ["RANK"])
+
+    def count() -> None:
+        entered[rank] += 1
+
+    try:
+        return run(config, on_event, on_arrays, monitors._replace(on_collective=count))
+    except Exception:
+        if entered[rank] > min(entered):
+            time.sleep(SETTLE_S)
+        raise
+
+
+def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
+    """From the replica that ended first, and from how far each had come."""
+    if failure.exitcode == -signal.SIGTERM:  # the signal that ends us ends them
+        return _hanging(entered)
+    message = _message(failure)
+    was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
+    if was_aborted and entered[rank] > min(entered):
+        waited = (
+            f"{ranks(behind(entered))} did not answer within {timeout_s:g} s, of which {ranks([rank])} died: {message}"
+        )
+        return ReplicaFailed(Status.CRASHED, waited)
+    if failure.exitcode == -signal.SIGKILL:
+        return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
+    status = STATUSES.get(message.partition(":")[0], Status.CRASHED)
+    return ReplicaFailed(status, f"{ranks([rank])}: {message}")
+
+
+def _hanging(entered: Sequence[int]) -> ReplicaFailed:
+    slow = behind(entered)
+    return ReplicaFailed(
+        Status.TIMEOUT, f"{ranks(slow)} did not answer" if slow else "no replica was behind the others"
+    )
+
+
+def _message(failure: ProcessFailure) -> str:
+    """The exception's name and words, or the signal."""
+    if failure.exitcode < 0:
+        return f"signal {-failure.exitcode} ({failure.signal_name()})"
+    message = failure.message
+    return message["message"] if isinstance(message, dict) else message
