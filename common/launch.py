@@ -267,7 +267,7 @@ def _with_log(row: RowResult, folder: Path) -> RowResult:
     if row.status not in _FAILED:
         return row
     lines = last_lines(log, LOG_TAIL_LINES)
-    reason = [lines[-1]] if lines and row.status is Status.CRASHED else []
+    reason = [lines[-1]] if lines and row.status is Status.CRASHED and not row.run_id else []
     return replace(row, detail="; ".join([row.detail, *reason]), log_tail=lines)
 
 

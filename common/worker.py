@@ -78,7 +78,6 @@ def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArray
     except Unsupported as reason:
         return make_row(config, Status.UNSUPPORTED, str(reason))
     except ReplicaFailed as failure:
-        traceback.print_exc()
         return make_row(config, failure.status, str(failure))
     except OutOfMemory as error:
         traceback.print_exc()

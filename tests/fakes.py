@@ -48,6 +48,22 @@ sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[sys.argv[2]], r
 """
 
 
+_PATCHED = """\
+#!{python}
+import importlib, os, signal, sys, time
+sys.path.insert(0, {root!r})
+MODULE = sys.argv[2]
+__import__(MODULE)
+run = importlib.import_module(MODULE + ".run")
+{patch}
+
+if __name__ == "__main__":
+    from common.worker import main
+    entry = importlib.import_module(MODULE + ".__main__")
+    sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[MODULE], entry.run, entry.describe, sys.argv[3:]))
+"""
+
+
 def fake_python(folder: Path, body: str) -> str:
     """Takes an interpreter's place and speaks no protocol; where it is a worker's, `body` sees config and result."""
     return _executable(folder / "fake python", _RAW.format(python=sys.executable, body=body))
@@ -61,6 +77,11 @@ def fake_worker(folder: Path, body: str = "return ok(config)") -> str:
     say_versions(folder, {"torch": "1.0"})
     script = _WORKER.format(python=sys.executable, folder=str(folder), root=str(ROOT), body=indent(body, "    "))
     return _executable(folder / "fake worker", script)
+
+
+def patched_worker(folder: Path, patch: str) -> str:
+    """A worker as ours, in every process of it `patch` run first: `run` is its implementation's run module."""
+    return _executable(folder / "patched worker", _PATCHED.format(python=sys.executable, root=str(ROOT), patch=patch))
 
 
 def say_versions(folder: Path, versions: dict[str, str]) -> None:

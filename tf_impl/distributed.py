@@ -4,6 +4,7 @@ Differs from torch_impl: one process drives all devices of a host. A strategy ho
 them and runs a function on all; what the copies compute has to be summed by name.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import tensorflow as tf
 
 from common.config import ExecutionConfig
 from common.data import short_fingerprint
-from common.replicas import block, host_index
+from common.hardware import Unsupported
+from common.replicas import ReplicaFailed, block, host_index, ranks
+from common.results import Status
 from tf_impl.device import memory_stats, to_device
 from tf_impl.model import ConvNet
 from tf_impl.optimizer import Optimizer
@@ -61,13 +64,21 @@ def joined(
     if execution.hosts > 1:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
         first, backend = host_index() * execution.devices, options.implementation.value.lower()
+        if strategy.num_replicas_in_sync != execution.replicas:
+            raise Unsupported(
+                f"TensorFlow makes {strategy.num_replicas_in_sync} replicas of {execution.hosts} hosts with "
+                f"{execution.devices} {kind}s each; on CPUs give --devices 1"
+            )
     elif execution.devices > 1:
         strategy = tf.distribute.MirroredStrategy(devices)
         first, backend = 0, "nccl" if kind == "GPU" else "one process"
     else:
         yield alone(device)
         return
-    yield Replicas(execution.replicas, range(first, first + execution.devices), devices, backend, strategy)
+    try:
+        yield Replicas(execution.replicas, range(first, first + execution.devices), devices, backend, strategy)
+    except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
+        raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
 
 
 def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replicas) -> tuple[ConvNet, Optimizer]:
@@ -133,6 +144,17 @@ def fingerprints(model: ConvNet, replicas: Replicas) -> list[int]:
 def peaks(replicas: Replicas) -> list[int]:
     """The most bytes that each replica has had in use since the last reset, by rank; on a CPU they are one process."""
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
+
+
+def _name_silent(message: str, execution: ExecutionConfig) -> str:
+    """The ranks of the hosts that TensorFlow speaks of, or of the only other one; and what it says."""
+    hosts = {int(number) for number in re.findall(r"task:(\d+)", message)} or set(range(execution.hosts))
+    hosts -= {host_index()}
+    silent = [rank for rank in range(execution.replicas) if rank // execution.devices in hosts]
+    said = message.partition("}} ")[2].partition("\n")[0]
+    if execution.hosts > 2 and len(hosts) == execution.hosts - 1:
+        return f"one of the {ranks(silent)} did not answer within {execution.collective_timeout_s:g} s: {said}"
+    return f"{ranks(silent)} did not answer within {execution.collective_timeout_s:g} s: {said}"
 
 
 def _on_each(make: Callable[[int], Any], replicas: Replicas) -> Any:

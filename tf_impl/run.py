@@ -201,7 +201,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     return {
-        "execution": "tf.function, its passes by XLA" if config.execution.compile else "tf.function",
+        "execution": "tf.function; passes and update by XLA" if config.execution.compile else "tf.function",
         "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
         "convolutions": _convolutions(config, device),

@@ -44,8 +44,7 @@ def loss_and_gradients(
     images (B, H, W, C), labels (B, 1) in {0, 1}: one replica's share of the batch. Loss and logits are of that share,
     gradients of the whole batch.
     """
-    passes = tf.function(_passes, jit_compile=True) if model.in_xla else _passes
-    loss, logits, gradients = passes(model, optimizer, images, labels)
+    loss, logits, gradients = _fused(_passes, model)(model, optimizer, images, labels)
     return loss, logits, sum_gradients(gradients, model)
 
 
@@ -64,7 +63,7 @@ def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[tf
 
     gradients: in the order of the variables.
     """
-    optimizer.apply(gradients, model.trainable_variables)
+    _fused(lambda gradients: optimizer.apply(gradients, model.trainable_variables), model)(list(gradients))
 
 
 def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor) -> Step:
@@ -79,9 +78,9 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     """Return train_step, or another function of this file, bound to model and optimizer: a graph, fused or not.
 
     It runs on every replica, and takes and returns the strategy's values where there are several.
-    Differs from torch_impl: the whole step is one graph. XLA fuses loss, forward and backward pass, but nothing that
-    waits for another replica. Never eager: that is slow, and on a CPU the bias gradients of Keras' own layers are
-    then accumulated in bfloat16 and come out wrong.
+    Differs from torch_impl: the whole step is one graph, and XLA fuses the loss and the update as well. Never eager:
+    that is slow, and on a CPU the bias gradients of Keras' own layers are then accumulated in bfloat16 and come out
+    wrong.
     """
     model.in_xla = compile
     for layer in model.logits.layers:
@@ -89,6 +88,14 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
             layer.in_xla = compile
     bound = partial(function, model, optimizer)
     return tf.function(lambda *batch: model.distribute_strategy.run(bound, args=batch))
+
+
+def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
+    """One program of XLA's, where `compiled` asked for that: what comes before or after the sum over the replicas.
+
+    In XLA's programs a replica can't wait for another, on a CPU at all, and can't reach another's copy of a variable.
+    """
+    return tf.function(function, jit_compile=True) if model.in_xla else function
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:

@@ -5,9 +5,10 @@ A replica that fails ends the others. Whose fault it was the exit codes can't te
 when another has waited for it in vain. So each counts the collectives that it has entered.
 """
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from common.recorder import OnArrays, OnEvent
 from common.replicas import ReplicaFailed, behind, ranks
 from common.results import RowResult, Status
 
-GRACE_S = 5  # for replicas that are asked to end
+GRACE_S = 2.0  # for replicas that are asked to end, since another has
 SETTLE_S = 1.0  # in which the replica at fault ends before those that were waiting for it
 
 # By the name of the exception that a replica ended with.
@@ -38,7 +39,7 @@ def run_replicas(
     Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
     """
     entered = multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices)
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE_S)
+    threading.Thread(target=_end_late_replicas, args=(config.execution.devices,), daemon=True).start()
     launch = elastic_launch(
         LaunchConfig(
             min_nodes=1,
@@ -84,6 +85,18 @@ def _replica(
         raise
 
 
+def _end_late_replicas(number: int) -> None:
+    """Once the first has ended, end those that don't: the agent asks them to, and would wait for half a minute."""
+    replicas: list[multiprocessing.process.BaseProcess] = []
+    while len(replicas) < number:
+        time.sleep(GRACE_S / 10)
+        replicas = multiprocessing.active_children()
+    multiprocessing.connection.wait([replica.sentinel for replica in replicas])
+    time.sleep(GRACE_S)
+    for replica in replicas:
+        replica.kill()
+
+
 def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
     """From the replica that ended first, and from how far each had come."""
     if failure.exitcode == -signal.SIGTERM:  # the signal that ends us ends them
@@ -91,10 +104,8 @@ def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], time
     message = _message(failure)
     was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
     if was_aborted and entered[rank] > min(entered):
-        waited = (
-            f"{ranks(behind(entered))} did not answer within {timeout_s:g} s, of which {ranks([rank])} died: {message}"
-        )
-        return ReplicaFailed(Status.CRASHED, waited)
+        waited = f"{ranks(behind(entered))} did not answer within {timeout_s:g} s"
+        return ReplicaFailed(Status.CRASHED, f"{waited}; {ranks([rank])}, which waited, ended with {message}")
     if failure.exitcode == -signal.SIGKILL:
         return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
     status = STATUSES.get(message.partition(":")[0], Status.CRASHED)
@@ -112,5 +123,5 @@ def _message(failure: ProcessFailure) -> str:
     """The exception's name and words, or the signal."""
     if failure.exitcode < 0:
         return f"signal {-failure.exitcode} ({failure.signal_name()})"
-    message = failure.message
-    return message["message"] if isinstance(message, dict) else message
+    message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+    return message.partition("\n")[0]

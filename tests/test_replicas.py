@@ -1,0 +1,226 @@
+"""Do two replicas train as one does, in both frameworks, and does an overflow on the last one stop all of them?
+
+A row is four steps on 16 images of 12 x 12, in batches of 8. On two replicas each takes 4 of them: in PyTorch two
+processes, in TensorFlow one process with two logical CPU devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from common.agreement import check_pair, check_run
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.data import draw_data
+from common.launch import arrays_file, launch_row
+from common.parity import REPLICAS_UPDATE, joined, relative_error
+from common.reference import exact, loss_and_gradients, round_to_float16
+from common.replicas import behind, block, devices_and_hosts, host_index, is_chief
+from common.results import Arrays, RowResult, Status, read_arrays
+from common.runner import find_efficiencies
+from common.timing import StepTimes, Timing
+from common.weights import draw_weights, weight_shapes
+from tests.conftest import needs_both, needs_tensorflow, needs_torch
+from tests.fakes import patched_worker
+
+SHAPE = (12, 12, 3)
+FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]
+MIXED = [Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16]
+
+# Multiplies the last image of the second batch by infinity: on two replicas the last one's.
+OVERFLOW = """
+draw = run.draw_data
+def draw_with_an_overflow(config):
+    images, labels = draw(config)
+    images[15] *= float("inf")
+    return images, labels
+run.draw_data = draw_with_an_overflow
+"""
+
+# Keras' own optimizer, which sums the gradients by itself, after it has looked at the first replica's.
+STOCK = """
+import keras
+from tf_impl import train
+train.sum_gradients = lambda gradients, model: gradients
+def stock(model, config, loss_scale, precision):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=loss_scale.initial_scale)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+run.make_optimizer = stock
+"""
+
+Train = Callable[..., tuple[RowResult, Arrays]]
+
+
+def config(framework: str, precision: Precision, replicas: int, compile: bool = False) -> RunConfig:
+    return RunConfig(
+        framework,
+        precision,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=8),
+        TrainConfig(epochs=2, batch_size=8),
+        execution=ExecutionConfig("cpu", compile, threads=2, devices=replicas),
+    )
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains a row in processes of its own, once."""
+
+    @cache
+    def train(config: RunConfig, patch: str = "") -> tuple[RowResult, Arrays]:
+        folder = tmp_path_factory.mktemp("worker")
+        row = launch_row(config, patched_worker(folder, patch), folder / "rows" / "row", 100.0, lambda event: None)
+        assert row.training, row.detail
+        return row, read_arrays(arrays_file(folder / "rows" / "row"), weight_shapes(config.model))
+
+    return train
+
+
+def update(config: RunConfig, arrays: Arrays) -> np.ndarray:
+    start = draw_weights(config.model, config.data.seed)
+    return np.asarray(joined(arrays.final_weights, start) - joined(start, start))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_float32_trains_the_same(framework: str, train: Train) -> None:
+    one, two = (config(framework, Precision.FLOAT32, replicas) for replicas in (1, 2))
+    assert relative_error(update(two, train(two)[1]), update(one, train(one)[1])) <= REPLICAS_UPDATE
+
+
+@pytest.mark.parametrize("precision", MIXED)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_mixed_precision_stays_within_its_bounds(framework: str, precision: Precision, train: Train) -> None:
+    row, arrays = train(config(framework, precision, 2))
+    checks = row.checks + check_run(row, arrays, [row])
+    assert {"C7 replicas", "C6 first gradient", "C6 loss curve", "C6 update"} <= {check.name for check in checks}
+    assert [check for check in checks if not check.passed] == []
+
+
+@needs_both
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, *MIXED])
+def test_both_frameworks_agree_on_two_replicas(precision: Precision, train: Train) -> None:
+    (mine, arrays), (other, others) = (train(config(framework, precision, 2)) for framework in ("tensorflow", "torch"))
+    checks = check_pair(mine, other, arrays, others, [mine, other])
+    assert [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_overflow_on_the_last_replica_is_skipped_by_all(framework: str, replicas: int, train: Train) -> None:
+    row, arrays = train(config(framework, Precision.MIXED_FLOAT16, replicas), OVERFLOW)
+    assert row.training
+    assert row.training.skipped_steps == [1, 3]
+    assert row.training.loss_scale == [32768, 32768, 16384, 16384]
+    assert all(np.isfinite(weight).all() for weight in arrays.final_weights.values())
+    assert [check.passed for check in row.checks if check.name == "C7 replicas"] == [True] * (replicas - 1)
+
+
+@needs_tensorflow
+def test_the_stock_optimizer_trains_on_it(train: Train) -> None:
+    row, arrays = train(config("tensorflow", Precision.MIXED_FLOAT16, 2), OVERFLOW + STOCK)
+    assert row.training
+    assert row.training.skipped_steps != [1, 3]
+    assert not all(np.isfinite(weight).all() for weight in arrays.final_weights.values())
+
+
+@needs_tensorflow
+def test_under_xla(train: Train) -> None:
+    """torch.compile takes half a minute for it; results/ has such rows of both."""
+    row, arrays = train(config("tensorflow", Precision.MIXED_FLOAT16, 2, compile=True))
+    assert [check for check in row.checks + check_run(row, arrays, [row]) if not check.passed] == []
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_row_says_who_trained_it(framework: str, train: Train) -> None:
+    row, _ = train(config(framework, Precision.FLOAT32, 2))
+    assert row.replicas
+    assert (row.replicas.replicas, row.replicas.hosts, row.replicas.batch_per_replica) == (2, 1, 4)
+    assert row.replicas.backend == {"torch": "gloo", "tensorflow": "one process"}[framework]
+    assert len(row.replicas.peak_bytes) == 2
+    assert row.timing
+    assert row.replicas.images_per_s_per_replica == (row.timing.images_per_s or 0) / 2
+
+
+@pytest.mark.parametrize(("rank", "part"), [(0, [0, 1, 2]), (1, [3, 4, 5])])
+def test_a_batch_is_cut_into_blocks(rank: int, part: list[int]) -> None:
+    assert list(range(6))[block(6, 2, rank)] == part
+
+
+def test_a_batch_without_equal_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 can't be cut into 2 equal blocks"):
+        block(7, 2, 0)
+
+
+def test_the_reference_stores_each_replicas_gradients() -> None:
+    """In float64 the sum is the same; in float16 each block's gradient is rounded before it is added."""
+    images, labels = draw_data(DataConfig(4, SHAPE))
+    weights = draw_weights(ModelConfig(SHAPE, filters=4), seed=1)
+    one, two = (loss_and_gradients(weights, images, labels, exact, replicas=replicas) for replicas in (1, 2))
+    rounded = loss_and_gradients(weights, images, labels, round_to_float16, 1024.0, replicas=2).gradients["conv2/bias"]
+    assert relative_error(two.gradients["conv2/bias"], one.gradients["conv2/bias"]) < 1e-14
+    scaled = rounded * 1024
+    assert np.any(round_to_float16(scaled) != scaled)
+
+
+@pytest.mark.parametrize(
+    ("entered", "waited_for"), [([4, 4], []), ([5, 4], [1]), ([4, 5, 5], [0]), ([3, 5, 3], [0, 2]), ([3, 4, 5], [0])]
+)
+def test_the_one_that_has_entered_the_fewest_collectives_is_waited_for(
+    entered: list[int], waited_for: list[int]
+) -> None:
+    assert behind(entered) == waited_for
+
+
+def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert devices_and_hosts("torch") == (4, 2)
+    assert not is_chief("torch")
+    assert devices_and_hosts("tensorflow") == (None, 1)
+
+
+def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
+    assert devices_and_hosts("tensorflow") == (None, 2)
+    assert (host_index(), is_chief("tensorflow")) == (1, False)
+    assert devices_and_hosts("torch") == (None, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_another_tf_config_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG is .*it must be as"):
+        devices_and_hosts("tensorflow")
+
+
+def measured(row: RowResult, step_s: float) -> RowResult:
+    return replace(
+        row, status=Status.OK, timing=Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, 8.0)
+    )
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_efficiencies(framework: str, train: Train) -> None:
+    """One replica takes 10 ms for 8 images and 6 for 4, two take 8 ms for 8: strong 10 / (2 8), weak 6 / 8."""
+    two, _ = train(config(framework, Precision.FLOAT32, 2))
+    one, _ = train(config(framework, Precision.FLOAT32, 1))
+    half = replace(one, config=replace(one.config, train=replace(one.config.train, batch_size=4)))
+    rows = find_efficiencies([measured(one, 0.010), measured(half, 0.006), measured(two, 0.008)])
+    group = rows[2].replicas
+    assert group
+    assert group.strong_scaling_efficiency == pytest.approx(0.625)
+    assert group.weak_scaling_efficiency == pytest.approx(0.75)
+    assert rows[0].replicas is None
