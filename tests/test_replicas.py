@@ -7,6 +7,7 @@ processes, in TensorFlow one process with two logical CPU devices.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from common.launch import arrays_file, launch_row
 from common.parity import REPLICAS_UPDATE, joined, relative_error
 from common.reference import exact, loss_and_gradients, round_to_float16
 from common.replicas import behind, block, devices_and_hosts, host_index, is_chief
-from common.results import Arrays, RowResult, Status, read_arrays
+from common.results import Arrays, RowResult, Status, describe_replicas, make_row, read_arrays
 from common.runner import find_efficiencies
 from common.timing import StepTimes, Timing
 from common.weights import draw_weights, weight_shapes
@@ -84,10 +85,11 @@ def update(config: RunConfig, arrays: Arrays) -> np.ndarray:
     return np.asarray(joined(arrays.final_weights, start) - joined(start, start))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_float32_trains_the_same(framework: str, train: Train) -> None:
-    one, two = (config(framework, Precision.FLOAT32, replicas) for replicas in (1, 2))
-    assert relative_error(update(two, train(two)[1]), update(one, train(one)[1])) <= REPLICAS_UPDATE
+def test_float32_trains_the_same(impl: SimpleNamespace, train: Train) -> None:
+    one, two = (config(impl.framework, Precision.FLOAT32, replicas) for replicas in (1, 2))
+    alone: list[Arrays] = []
+    impl.run.run(one, on_arrays=alone.append)
+    assert relative_error(update(two, train(two)[1]), update(one, alone[0])) <= REPLICAS_UPDATE
 
 
 @pytest.mark.parametrize("precision", MIXED)
@@ -202,22 +204,19 @@ def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_another_tf_config_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ValueError, match="TF_CONFIG is .*it must be as"):
+    with pytest.raises(ValueError, match=r"TF_CONFIG is .*it must be as"):
         devices_and_hosts("tensorflow")
 
 
-def measured(row: RowResult, step_s: float) -> RowResult:
-    return replace(
-        row, status=Status.OK, timing=Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, 8.0)
-    )
+def measured(config: RunConfig, step_s: float) -> RowResult:
+    timing = Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, 8.0)
+    return make_row(config, Status.OK, timing=timing, replicas=describe_replicas(config, "gloo", [1, 1], timing))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_efficiencies(framework: str, train: Train) -> None:
+def test_efficiencies() -> None:
     """One replica takes 10 ms for 8 images and 6 for 4, two take 8 ms for 8: strong 10 / (2 8), weak 6 / 8."""
-    two, _ = train(config(framework, Precision.FLOAT32, 2))
-    one, _ = train(config(framework, Precision.FLOAT32, 1))
-    half = replace(one, config=replace(one.config, train=replace(one.config.train, batch_size=4)))
+    one, two = (config("torch", Precision.FLOAT32, replicas) for replicas in (1, 2))
+    half = replace(one, train=replace(one.train, batch_size=4))
     rows = find_efficiencies([measured(one, 0.010), measured(half, 0.006), measured(two, 0.008)])
     group = rows[2].replicas
     assert group

@@ -124,7 +124,9 @@ def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
 
 def gather(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     """The values (N, ...) of every replica, all of one shape, one after the other along the first axis."""
-    return replicas.strategy.gather(values, axis=0)
+    if len(replicas.ranks) < replicas.size:
+        return replicas.strategy.gather(values, axis=0)
+    return tf.concat(replicas.strategy.experimental_local_results(values), axis=0)
 
 
 def gather_numbers(numbers: Sequence[int], replicas: Replicas) -> list[int]:

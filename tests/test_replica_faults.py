@@ -1,0 +1,188 @@
+"""What becomes of a row when one of its replicas raises, is killed or hangs? It ends, and its status names the rank.
+
+A row has two replicas, of which the second comes to grief in its third step. In PyTorch each is a process, on one host
+all of TensorFlow's are one; on two hosts TensorFlow has a process on each, which nobody looks after.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.launch import launch_row
+from common.results import RowResult, Status
+from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
+from tests.fakes import patched_worker
+
+SHAPE = (12, 12, 3)
+HANG = "time.sleep(600)"
+DEAF_HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"
+
+IN_THE_THIRD_STEP = """
+step, calls = run.train_step, []
+def faulty(*arguments):
+    calls.append(arguments)
+    if os.environ.get("RANK", "1") == "1" and len(calls) == 3:
+        {fault}
+    return step(*arguments)
+run.train_step = faulty
+"""
+
+
+def train(
+    folder: Path, framework: str, fault: str, timeout_s: float = 60, collective_timeout_s: float = 60
+) -> RowResult:
+    """The row of two replicas of which the second does `fault`; no process of it is left."""
+    config = RunConfig(
+        framework,
+        Precision.FLOAT32,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=4),
+        TrainConfig(epochs=2, batch_size=4),
+        execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
+    )
+    python = patched_worker(folder, IN_THE_THIRD_STEP.format(fault=fault))
+    mark = f"row-of-{folder.name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARK", mark)
+        row = launch_row(config, python, folder / "rows" / "row", timeout_s, lambda event: None)
+    assert left_of(mark) == []
+    return row
+
+
+def left_of(mark: str) -> list[str]:
+    """The pids of processes that were started with the mark in their environment, and have not ended."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("fault", "status", "detail"),
+    [
+        ("raise RuntimeError('no more')", Status.CRASHED, "rank 1: RuntimeError: no more"),
+        ("os.kill(os.getpid(), 9)", Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        ("raise run.OutOfMemory(5, 4, 3)", Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
+    ],
+    ids=["raises", "killed", "out of memory"],
+)
+def test_a_rank_that_ends(fault: str, status: Status, detail: str, tmp_path: Path) -> None:
+    row = train(tmp_path, "torch", fault.replace("run.OutOfMemory", "__import__('common.memory').memory.OutOfMemory"))
+    assert (row.status, row.detail) == (status, detail)
+
+
+@needs_torch
+@pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
+def test_a_rank_that_is_waited_for_in_vain(fault: str, tmp_path: Path) -> None:
+    row = train(tmp_path, "torch", fault, collective_s=2)
+    assert row.status is Status.CRASHED
+    assert row.detail.startswith("rank 1 did not answer within 2 s; rank 0, which waited, ended with RuntimeError")
+
+
+@needs_torch
+def test_a_rank_that_hangs_until_the_deadline(tmp_path: Path) -> None:
+    start_s = time.monotonic()
+    row = train(tmp_path, "torch", DEAF_HANG, timeout_s=10)
+    assert (row.status, row.detail) == (
+        Status.TIMEOUT,
+        "ended after 10 s: rank 1 did not answer; --timeout allows more",
+    )
+    assert time.monotonic() - start_s < 25
+
+
+@needs_tensorflow
+def test_replicas_of_one_process_end_with_it(tmp_path: Path) -> None:
+    """TensorFlow catches SIGTERM, so that it takes a SIGKILL."""
+    row = train(tmp_path, "tensorflow", HANG, timeout_s=8)
+    assert row.status is Status.TIMEOUT
+
+
+@contextmanager
+def two_hosts(*options: str) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Two processes of TensorFlow that take this machine for two; both have ended an epoch."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(2):
+        tf_config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tf_impl", "--preset", "smoke", "--device", "cpu", *options],
+                env={**os.environ, "TF_CONFIG": json.dumps(tf_config)},
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    try:
+        assert processes[0].stdout
+        assert processes[0].stdout.readline().startswith("Epoch 1/")
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["is killed", "is stopped"])
+def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
+    with two_hosts("--epochs", "100000", "--collective-timeout", "3") as (first, second):
+        second.send_signal(number)
+        printed, _ = first.communicate(timeout=18)
+    assert first.returncode == 3
+    assert re.search(r"^crashed: rank 1 did not answer within 3 s: Collective", printed, re.MULTILINE)
+
+
+@needs_tensorflow
+def test_the_chief_alone_writes(tmp_path: Path) -> None:
+    with two_hosts("--result", str(tmp_path / "result.json")) as (first, second):
+        printed, other = (process.communicate(timeout=60)[0] for process in (first, second))
+    assert "Time to complete" in printed
+    assert other == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "result.json"]
+    row = json.loads((tmp_path / "result.json").read_text())
+    assert (row["replicas"]["hosts"], row["replicas"]["backend"]) == (2, "ring")
+
+
+@needs_torch
+def test_torchrun_starts_it_too(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["--preset", "smoke", "--device", "cpu", "--result", str(tmp_path / "result.json")]
+    process = run_python(*torchrun, "-m", "torch_impl", *options)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("Epoch 1/3") == process.stdout.count("Time to complete") == 1
+    row = json.loads((tmp_path / "result.json").read_text())
+    assert (row["replicas"]["replicas"], row["replicas"]["backend"]) == (2, "gloo")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "9"], "--batch-size: 9 can't be shared equally by 2 replicas; give a multiple of 2, as 8"),
+        (["--images", "21"], "--images: 21 can't be shared equally by 2 replicas; give a multiple of 2, as 20"),
+        (["--loop", "fit"], "--loop: Model.fit trains on one device here, and not on 2; give custom"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(options: list[str], message: str) -> None:
+    process = run_parity("--preset", "smoke", "--device", "cpu", "--devices", "2", *options)
+    assert (process.returncode, process.stderr) == (2, f"run_parity.py: argument {message}\n")
+    assert process.stdout == ""
