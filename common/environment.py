@@ -20,10 +20,19 @@ def describe_environment(framework_version: str, device: dict[str, str], manifes
     )
 
 
+def _describe_replicas(config: RunConfig) -> dict[str, str]:
+    execution = config.execution
+    return {
+        "replicas": f"{execution.replicas} on {execution.hosts} host{'s' if execution.hosts > 1 else ''}",
+        "gradients": "summed over the replicas before they are tested for overflows",
+    }
+
+
 def describe_fixed_choices(config: RunConfig) -> dict[str, str]:
     """The lines of the manifest that are the same in both implementations, because config and common/ decide them."""
     return {
         "threads": f"{config.execution.threads} in one operation",
+        **(_describe_replicas(config) if config.execution.replicas > 1 else {}),
         "data": "on the device before the clock starts, in the order drawn, no shuffling",
         "loss": "y softplus(-z) + (1-y) softplus(z), mean over the batch, on float32 logits (float64 in float64)",
         "loss scaling": (

@@ -36,6 +36,8 @@ def _facts(row: RowResult) -> Iterator[tuple[str, Any]]:
         (timing, ("first_step_s", "total_s", "images_per_s")),
         (memory, ("kind", "baseline_bytes", "peak_bytes", "used_bytes", "steady_used_bytes")),
         (memory, ("device_process_peak_bytes",)),
+        (row.replicas, ("replicas", "hosts", "backend", "batch_per_replica", "images_per_s_per_replica")),
+        (row.replicas, ("strong_scaling_efficiency", "weak_scaling_efficiency")),
         (row.limits, ("flops_per_step", "bytes_per_step", "floor_s", "times_floor")),
         (row.gpu, ("energy_per_epoch_j",)),
     ):

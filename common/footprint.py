@@ -28,7 +28,8 @@ def fixed_bytes(config: RunConfig) -> float:
     weights = sum((layer.inner + 1) * layer.columns for layer in layers_of(config.model, 1))
     rounded = 0 if compute == variable else 2 * BYTES[compute]
     pixels = math.prod(config.data.image_shape) + 1  # and the label
-    return weights * (WEIGHT_COPIES * BYTES[variable] + rounded) + config.data.images * pixels * BYTES[variable]
+    images = config.data.images / config.execution.replicas
+    return weights * (WEIGHT_COPIES * BYTES[variable] + rounded) + images * pixels * BYTES[variable]
 
 
 def sample_bytes(config: RunConfig) -> float:
@@ -39,9 +40,12 @@ def sample_bytes(config: RunConfig) -> float:
 
 
 def largest_batch(config: RunConfig, free_bytes: float) -> int:
-    """The largest batch size, up to all images, at which the row fits into free_bytes; 0 where none does."""
+    """The largest batch size, up to all images, at which the row fits into free_bytes; 0 where none does.
+
+    Of several replicas, each of which has as much: the batch of all.
+    """
     room = free_bytes * (1 - MARGIN) - fixed_bytes(config)
-    return min(config.data.images, max(0, int(room / sample_bytes(config))))
+    return min(config.data.images, config.execution.replicas * max(0, int(room / sample_bytes(config))))
 
 
 def largest_single_batch(config: RunConfig, free_bytes: float) -> int:

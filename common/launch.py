@@ -26,7 +26,7 @@ from common.config import RunConfig
 from common.files import require_folder
 from common.interrupts import Interrupts
 from common.log import CappedLog, last_lines
-from common.nvml import GpuWatch, watch_gpu
+from common.nvml import GpusWatch, watch_gpus
 from common.recorder import OnEvent
 from common.replicas import LAUNCHER_VARIABLES
 from common.results import RowResult, Status, make_row, read_arrays, read_json, require_consistent, write_json
@@ -214,7 +214,7 @@ def _pass_on(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
         take(data)
 
 
-def _take_line(line: bytes, log: CappedLog, gpu: GpuWatch | None, on_event: OnEvent) -> None:
+def _take_line(line: bytes, log: CappedLog, gpu: GpusWatch | None, on_event: OnEvent) -> None:
     """Pass on an event of the worker; anything else that it prints goes to the log."""
     try:
         event = json.loads(line)
@@ -249,11 +249,11 @@ def _deadline(timeout_s: float, expired: threading.Event, end: Callable[[], None
         timer.cancel()
 
 
-def _gpu(config: RunConfig, pid: int) -> AbstractContextManager[GpuWatch | None]:
-    return nullcontext() if config.execution.device == "cpu" else watch_gpu(pid)
+def _gpu(config: RunConfig, pid: int) -> AbstractContextManager[GpusWatch | None]:
+    return nullcontext() if config.execution.device == "cpu" else watch_gpus(pid, config.execution.devices)
 
 
-def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
+def _with_gpu_use(row: RowResult, gpu: GpusWatch | None) -> RowResult:
     if gpu is None or row.memory is None or row.memory.kind != "gpu_allocator":  # a row that chose the CPU
         return row
     use = gpu.use()

@@ -73,7 +73,10 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Limits:
-    """One step held to the hardware: floor_s is the least time it can take, times_floor how often that it took."""
+    """One step held to the hardware: floor_s is the least time it can take, times_floor how often that it took.
+
+    Of several replicas, what one has to do; what they have to tell each other is left out.
+    """
 
     flops_per_step: float
     bytes_per_step: float
@@ -102,9 +105,9 @@ def layers_of(model: ModelConfig, batch_size: float) -> list[Product]:
 
 
 def operations(config: RunConfig) -> list[Operation]:
-    """Everything that one step has to compute, in order; of the mean batch, where the last of an epoch is smaller."""
+    """Everything that a replica has to compute in one step, in order: of its share of the mean batch of an epoch."""
     compute, variable = BYTES[config.precision.compute_dtype], BYTES[config.precision.variable_dtype]
-    layers = layers_of(config.model, config.data.images / config.steps_per_epoch)
+    layers = layers_of(config.model, config.data.images / config.steps_per_epoch / config.execution.replicas)
     forward, backward = [], []
     for number, layer in enumerate(layers):
         # Each operation touches these three; which of them it writes does not matter.
@@ -120,8 +123,8 @@ def operations(config: RunConfig) -> list[Operation]:
 
 
 def step_flops(config: RunConfig) -> float:
-    """FLOPs of one step of the mean batch, in its products alone."""
-    return sum(operation.flops for operation in operations(config))
+    """FLOPs of one step of the mean batch on all replicas, in its products alone."""
+    return config.execution.replicas * sum(operation.flops for operation in operations(config))
 
 
 def measure_ceilings(

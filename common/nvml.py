@@ -6,7 +6,7 @@ context, the libraries' kernels and whatever an allocator holds in reserve.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,15 @@ class GpuUse:
 
 
 class GpuWatch:
-    """Samples one GPU for the process `pid`; nvml is pynvml, initialised. A reading that fails is left out."""
+    """Samples one GPU for the process `pid`; nvml is pynvml, initialised. A reading that fails is left out.
 
-    def __init__(self, nvml: Any, pid: int) -> None:
+    number: which of the GPUs that CUDA_VISIBLE_DEVICES names.
+    """
+
+    def __init__(self, nvml: Any, pid: int, number: int = 0) -> None:
         self._nvml = nvml
         self._pid = pid
-        self._gpu = self._read(_first_visible_gpu, nvml)
+        self._gpu = self._read(_visible_gpu, nvml, number)
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         self._start_bytes = memory.used if memory else 0
         self._process_bytes = self._growth_bytes = self._others = self._slowed = 0
@@ -84,14 +87,42 @@ class GpuWatch:
             return None
 
 
+class GpusWatch:
+    """Samples every GPU of a row."""
+
+    def __init__(self, watches: Sequence[GpuWatch]) -> None:
+        self._watches = watches
+
+    def sample(self) -> None:
+        for watch in self._watches:
+            watch.sample()
+
+    def end_epoch(self) -> None:
+        for watch in self._watches:
+            watch.end_epoch()
+
+    def use(self) -> GpuUse:
+        """Memory and other processes of the GPU that has the most, energy of all, whatever held one's clocks down."""
+        uses = [watch.use() for watch in self._watches]
+        energies = [use.energy_per_epoch_j for use in uses if use.energy_per_epoch_j is not None]
+        most = max(uses, key=lambda use: use.process_peak_bytes or 0)
+        return GpuUse(
+            memory_source=most.memory_source,
+            process_peak_bytes=most.process_peak_bytes,
+            energy_per_epoch_j=sum(energies) if len(energies) == len(uses) else None,
+            slowed_by=sorted({cause for use in uses for cause in use.slowed_by}),
+            other_processes=max(use.other_processes for use in uses),
+        )
+
+
 @contextmanager
-def watch_gpu(pid: int) -> Iterator[GpuWatch | None]:
-    """Sample the GPU for the process until the block ends; None without an NVIDIA driver, or without nvidia-ml-py."""
+def watch_gpus(pid: int, number: int = 1) -> Iterator[GpusWatch | None]:
+    """Sample the first GPUs for the process until the block ends; None without an NVIDIA driver, or nvidia-ml-py."""
     nvml = _load()
     if nvml is None:
         yield None
         return
-    watch, ended = GpuWatch(nvml, pid), threading.Event()
+    watch, ended = GpusWatch([GpuWatch(nvml, pid, gpu) for gpu in range(number)]), threading.Event()
 
     def keep_sampling() -> None:
         while not ended.wait(INTERVAL_S):
@@ -122,7 +153,7 @@ def _ask_first_gpu(function: str) -> Any:
     if nvml is None:
         return None
     try:
-        return getattr(nvml, function)(_first_visible_gpu(nvml))
+        return getattr(nvml, function)(_visible_gpu(nvml))
     except (nvml.NVMLError, ValueError):
         return None
 
@@ -139,7 +170,8 @@ def _load() -> Any:
     return pynvml
 
 
-def _first_visible_gpu(nvml: Any) -> Any:
-    """The GPU that both frameworks choose; by number or UUID, as CUDA_VISIBLE_DEVICES may give either."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
-    return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else nvml.nvmlDeviceGetHandleByUUID(first)
+def _visible_gpu(nvml: Any, number: int = 0) -> Any:
+    """A GPU in the order of both frameworks; by index or UUID, as CUDA_VISIBLE_DEVICES may give either."""
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", str(number)).split(",")]
+    name = visible[min(number, len(visible) - 1)]
+    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)

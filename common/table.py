@@ -184,7 +184,9 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     columns: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
         if row.environment:
-            header = f"{row.framework}{', compile' if row.compile else ''}{', fit' if row.loop == 'fit' else ''}"
+            replicas = f", x{row.config.execution.replicas}" if row.replicas else ""
+            fit = ", fit" if row.loop == "fit" else ""
+            header = f"{row.framework}{', compile' if row.compile else ''}{fit}{replicas}"
             facts = {
                 "version": row.environment.framework_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},

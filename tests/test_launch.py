@@ -66,11 +66,11 @@ def test_what_the_driver_saw_is_attached_to_the_row(
     watches: list[FakeWatch] = []
 
     @contextmanager
-    def watch_gpu(pid: int) -> Iterator[FakeWatch]:
+    def watch_gpus(pid: int, number: int) -> Iterator[FakeWatch]:
         watches.append(FakeWatch(pid))
         yield watches[-1]
 
-    monkeypatch.setattr(launch_module, "watch_gpu", watch_gpu)
+    monkeypatch.setattr(launch_module, "watch_gpus", watch_gpus)
     config = replace(CONFIG, execution=replace(CONFIG.execution, device=device))
     write_json(tmp_path / "row.json", make_row(config, Status.OK, memory=Memory(kind, 1, 3, 2, None)))
     body = (

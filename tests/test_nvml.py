@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.hardware import has_gpu
-from common.nvml import GpuUse, GpuWatch, watch_gpu
+from common.nvml import GpusWatch, GpuUse, GpuWatch, watch_gpus
 from common.parity import KNOWN_ALLOCATION
 from tests.conftest import ROOT, needs_tensorflow, needs_torch
 
@@ -125,20 +125,36 @@ def test_whatever_held_the_clocks_down_is_remembered(nvml: FakeNvml) -> None:
     assert watch.use().slowed_by == ["heat", "the power limit"]
 
 
-@pytest.mark.parametrize(("visible", "asked_for"), [("3,1", 3), ("GPU-5a", "GPU-5a"), (None, 0)])
-def test_the_gpu_is_the_first_visible_one(
-    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked_for: Any
+@pytest.mark.parametrize(
+    ("visible", "number", "asked_for"),
+    [("3,1", 0, 3), ("3,1", 1, 1), ("GPU-5a, GPU-5b", 1, "GPU-5b"), (None, 0, 0), (None, 1, 1)],
+)
+def test_the_gpus_are_the_first_visible_ones(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str | None, number: int, asked_for: Any
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    GpuWatch(nvml, PID)
+    GpuWatch(nvml, PID, number)
     assert nvml.asked_for == asked_for
+
+
+def test_several_gpus_are_one_row_s() -> None:
+    """The memory of the fuller one, the energy of both."""
+    one, two = FakeNvml(), FakeNvml()
+    one.processes, two.processes = {PID: 300}, {PID: 500}
+    watch = GpusWatch([GpuWatch(nvml, PID) for nvml in (one, two)])
+    for one.energy_mj, two.energy_mj in ((0, 0), (5000, 7000)):
+        watch.sample()
+        watch.end_epoch()
+    two.reasons = 0x04
+    watch.sample()
+    assert watch.use() == GpuUse("process", 500, 12.0, ["the power limit"], 0)
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is one")
 def test_without_a_gpu_nothing_is_watched() -> None:
-    with watch_gpu(PID) as watch:
+    with watch_gpus(PID) as watch:
         assert watch is None
 
 
@@ -164,7 +180,7 @@ def test_an_allocation_of_known_size(package: str) -> None:
 def peak_bytes(program: str) -> int:
     command = [sys.executable, "-c", f"{program}; import time; time.sleep(1)"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    with watch_gpu(process.pid) as watch:
+    with watch_gpus(process.pid) as watch:
         assert watch is not None
         process.wait(120)
         time.sleep(0.2)

@@ -40,9 +40,7 @@ run.train_step = faulty
 """
 
 
-def train(
-    folder: Path, framework: str, fault: str, timeout_s: float = 60, collective_timeout_s: float = 60
-) -> RowResult:
+def train(folder: Path, framework: str, fault: str, timeout_s: float = 60, collective_s: float = 60) -> RowResult:
     """The row of two replicas of which the second does `fault`; no process of it is left."""
     config = RunConfig(
         framework,

@@ -201,7 +201,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     return {
-        "execution": "tf.function; passes and update by XLA" if config.execution.compile else "tf.function",
+        "execution": _execution(config),
         "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
         "convolutions": _convolutions(config, device),
@@ -212,6 +212,13 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
         **describe_fixed_choices(config),
     }
+
+
+def _execution(config: RunConfig) -> str:
+    if not config.execution.compile:
+        return "tf.function"
+    whole = config.execution.replicas == 1
+    return f"tf.function with XLA{'' if whole else ', but for the sum of the gradients'}"
 
 
 def _convolutions(config: RunConfig, device: str) -> str:
