@@ -25,6 +25,8 @@ WRONG = [
     (TrainConfig, {"learning_rate": float("inf")}, "learning_rate is inf"),
     (LossScaleConfig, {"initial_scale": 0.0}, "initial_scale is 0.0"),
     (ExecutionConfig, {"device": "tpu"}, "device is 'tpu'; it must be one of auto, cpu, gpu"),
+    (ExecutionConfig, {"devices": 0}, "devices is 0"),
+    (ExecutionConfig, {"collective_timeout_s": -1.0}, "collective_timeout_s is -1.0"),
     (ExecutionConfig, {"loop": "while"}, "loop is 'while'; it must be one of custom, fit"),
 ]
 
@@ -40,6 +42,9 @@ WRONG_RUNS = [
     ({"train": TrainConfig(batch_size=801)}, "batch_size is 801; it must be at most the number of images, 800"),
     ({"data": DataConfig(image_shape=(8, 8, 3))}, "the model takes"),
     ({"framework": "torch", "execution": ExecutionConfig(loop="fit")}, "torch has the custom loop only"),
+    ({"execution": ExecutionConfig(devices=4)}, "batch_size is 50, of all replicas; it must be a multiple of 4"),
+    ({"data": DataConfig(images=75), "execution": ExecutionConfig(devices=2)}, "there are 75 images"),
+    ({"execution": ExecutionConfig(loop="fit", devices=2)}, "2 replicas need the custom loop"),
 ]
 
 
@@ -66,3 +71,16 @@ def test_what_a_precision_means(precision: str, compute: str, variable: str, sca
 
 def test_feature_shape_of_the_article() -> None:
     assert ModelConfig().feature_shape == (255, 255, 128)
+
+
+@pytest.mark.parametrize(
+    ("execution", "replicas", "row_id"),
+    [
+        (ExecutionConfig(), 1, "torch-float32-custom-compile-off-r0"),
+        (ExecutionConfig(devices=2), 2, "torch-float32-custom-compile-off-x2-r0"),
+        (ExecutionConfig(compile=True, devices=5, hosts=2), 10, "torch-float32-custom-compile-on-x10-r0"),
+    ],
+)
+def test_replicas(execution: ExecutionConfig, replicas: int, row_id: str) -> None:
+    config = RunConfig("torch", Precision.FLOAT32, execution=execution)
+    assert (config.execution.replicas, config.mode.replicas, config.row_id) == (replicas, replicas, row_id)

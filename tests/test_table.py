@@ -7,7 +7,7 @@ from common.limits import Ceilings, Limits
 from common.memory import Memory
 from common.nvml import GpuUse
 from common.parity import Check
-from common.results import Environment, RowResult, Status, Training, judge, make_row
+from common.results import Environment, ReplicaGroup, RowResult, Status, Training, judge, make_row
 from common.table import extents, failures, manifest_table, notes, parity_table, speed_table
 from common.timing import StepTimes, Timing
 
@@ -72,6 +72,15 @@ def test_an_unstable_row_is_named_with_the_reason_and_what_the_driver_saw() -> N
     (warning,) = (note for note in notes([with_epochs(FLOAT32, [9.0] + 8 * [2.0]), hot]) if "UNSTABLE" in note)
     assert warning.startswith("UNSTABLE: torch mixed_float16: slower by 30 % in the second half")
     assert warning.endswith("; its clocks were held down by heat")
+
+
+def test_columns_of_several_replicas_are_there_where_one_row_has_them() -> None:
+    group = ReplicaGroup(2, 1, "nccl", 25, 200.0, [10**9, 11 * 10**8], strong_scaling_efficiency=0.625)
+    config = replace(FLOAT16.config, execution=ExecutionConfig(devices=2))
+    one, two = cells(FLOAT16, replace(FLOAT16, config=config, replicas=group))
+    columns = ("replicas", "hosts", "sums by", "batch each", "images/s each", "peak MB each", "strong %", "weak %")
+    assert [two.get(column) for column in columns] == ["2", "1", "nccl", "25", "200", "1100", "62.5", None]
+    assert {one[column] for column in columns[:-1]} == {"-"}
 
 
 def test_columns_that_only_a_gpu_fills_are_there_where_one_row_fills_them() -> None:

@@ -83,7 +83,9 @@ def main(argv: Sequence[str]) -> int:
     """Search for every row; returns the exit code: 0, 2 usage, 3 some failed, 4 all did, 130 or 143 for signals."""
     parser = _make_parser()
     arguments = parser.parse_args(argv)
-    for option in ("images", "batch_size", "epochs"):
+    if arguments.devices != [1]:
+        parser.error("argument --devices: max-batch tries one device; leave it out")
+    for option in ("images", "batch_size", "batch_per_replica", "epochs"):
         if getattr(arguments, option) is not None:
             parser.error(f"argument --{option.replace('_', '-')}: max-batch chooses it itself; leave it out")
     configs = plan(parser, arguments)

@@ -74,6 +74,8 @@ def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
     name = arguments.over.replace("-", "_")
     if getattr(arguments, name) is not None:
         parser.error(f"argument --{arguments.over}: the sweep sets it; leave it out")
+    if arguments.over == "batch-size" and arguments.batch_per_replica:
+        parser.error("argument --batch-per-replica: the sweep sets the batch of all replicas; leave it out")
     sizes = sorted(set(arguments.values))
     if not 2 <= len(sizes) <= MOST_SIZES:
         parser.error(f"argument VALUES: {len(sizes)} sizes were given; give 2 to {MOST_SIZES}")
