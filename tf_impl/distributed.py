@@ -17,7 +17,7 @@ from common.data import short_fingerprint
 from common.hardware import Unsupported
 from common.replicas import ReplicaFailed, block, host_index, ranks
 from common.results import Status
-from tf_impl.device import memory_stats, to_device
+from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet
 from tf_impl.optimizer import Optimizer
 
@@ -141,6 +141,11 @@ def fingerprints(model: ConvNet, replicas: Replicas) -> list[int]:
     return gather_numbers(
         [short_fingerprint(map(np.asarray, weights)) for weights in zip(*copies, strict=True)], replicas
     )
+
+
+def reset_peaks(replicas: Replicas) -> bool:
+    """Set the peak of each replica of this process back to the current value; return False where the system can't."""
+    return all(reset_peak_memory(device) for device in replicas.devices)
 
 
 def peaks(replicas: Replicas) -> list[int]:

@@ -25,13 +25,12 @@ from tf_impl.device import (
     matmul_seconds,
     memory_errors,
     memory_stats,
-    reset_peak_memory,
     select_device,
     set_tf32,
     synchronize,
     to_host,
 )
-from tf_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, shard
+from tf_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, reset_peaks, shard
 from tf_impl.fit import fit, fit_more
 from tf_impl.model import ConvNet, build_model, export_weights, load_weights
 from tf_impl.monitor import trace_steps, write_scalars
@@ -97,7 +96,7 @@ def train(
         fetch=partial(fetch, replicas=replicas),
         synchronize=partial(synchronize, device),
         memory_stats=partial(memory_stats, device),
-        reset_peak_memory=partial(reset_peak_memory, device),
+        reset_peak_memory=partial(reset_peaks, replicas),
     )
 
     model, optimizer = replicated(partial(build, config, device), replicas)

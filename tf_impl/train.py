@@ -44,18 +44,16 @@ def loss_and_gradients(
     images (B, H, W, C), labels (B, 1) in {0, 1}: one replica's share of the batch. Loss and logits are of that share,
     gradients of the whole batch.
     """
-    loss, logits, gradients = _fused(_passes, model)(model, optimizer, images, labels)
+
+    def passes(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = model.logits(images, training=True)
+            loss = binary_crossentropy(labels, logits)
+            scaled_loss = optimizer.scale_loss(global_loss(loss, model))
+        return loss, logits, tape.gradient(scaled_loss, model.trainable_variables)
+
+    loss, logits, gradients = _fused(passes, model)(images, labels)
     return loss, logits, sum_gradients(gradients, model)
-
-
-def _passes(
-    model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-    with tf.GradientTape() as tape:
-        logits = model.logits(images, training=True)
-        loss = binary_crossentropy(labels, logits)
-        scaled_loss = optimizer.scale_loss(global_loss(loss, model))
-    return loss, logits, tape.gradient(scaled_loss, model.trainable_variables)
 
 
 def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[tf.Tensor]) -> None:
@@ -63,7 +61,11 @@ def apply_gradients(model: ConvNet, optimizer: Optimizer, gradients: Sequence[tf
 
     gradients: in the order of the variables.
     """
-    _fused(lambda gradients: optimizer.apply(gradients, model.trainable_variables), model)(list(gradients))
+
+    def update(gradients: Sequence[tf.Tensor]) -> None:
+        optimizer.apply(gradients, model.trainable_variables)
+
+    _fused(update, model)(list(gradients))
 
 
 def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: tf.Tensor) -> Step:
@@ -87,7 +89,7 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         if isinstance(layer, Convolution):
             layer.in_xla = compile
     bound = partial(function, model, optimizer)
-    alone = model.distribute_strategy.num_replicas_in_sync == 1  # then all is one program, which is 5 % faster
+    alone = model.distribute_strategy.num_replicas_in_sync == 1  # then all can be one program, which is faster
     return tf.function(lambda *batch: model.distribute_strategy.run(bound, args=batch), jit_compile=compile and alone)
 
 

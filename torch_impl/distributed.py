@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from common.config import ExecutionConfig
 from common.data import short_fingerprint
 from common.replicas import block
-from torch_impl.device import memory_stats, to_device
+from torch_impl.device import memory_stats, reset_peak_memory, to_device
 from torch_impl.model import ConvNet, export_weights
 from torch_impl.optimizer import Optimizer
 
@@ -125,6 +125,11 @@ def gather_numbers(numbers: Sequence[int], replicas: Replicas) -> list[int]:
 def fingerprints(model: ConvNet, replicas: Replicas) -> list[int]:
     """A hash of the weights of each replica, by rank."""
     return gather_numbers([short_fingerprint(export_weights(model).values())], replicas)
+
+
+def reset_peaks(replicas: Replicas) -> bool:
+    """Set the peak of each replica of this process back to the current value; return False where the system can't."""
+    return all(reset_peak_memory(device) for device in replicas.devices)
 
 
 def peaks(replicas: Replicas) -> list[int]:

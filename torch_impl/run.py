@@ -25,13 +25,12 @@ from torch_impl.device import (
     memory_errors,
     memory_stats,
     release_cached_memory,
-    reset_peak_memory,
     select_device,
     set_tf32,
     synchronize,
     to_host,
 )
-from torch_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, shard
+from torch_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, reset_peaks, shard
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
 from torch_impl.monitor import trace_steps, write_scalars
 from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
@@ -95,7 +94,7 @@ def train(
         fetch=partial(fetch, replicas=replicas),
         synchronize=partial(synchronize, device),
         memory_stats=partial(memory_stats, device),
-        reset_peak_memory=partial(reset_peak_memory, device),
+        reset_peak_memory=partial(reset_peaks, replicas),
     )
 
     model, optimizer = replicated(partial(build, config, device), replicas)
