@@ -106,10 +106,10 @@ class Environment:
 class ReplicaGroup:
     """Several replicas that trained one row; Timing.images_per_s is what all of them reach together.
 
-    backend sums their gradients. peak_bytes: the most that each had in use from the second epoch on, by rank, of the kind
-    of Memory.kind; replicas that are one process on a CPU all have that process's. Efficiencies compare with the row of
-    one replica, by the median step T: strong, with the same global batch, T1 / (N TN); weak, with the same batch per
-    replica, T1 / TN. None stands where that row is missing.
+    backend sums their gradients. peak_bytes: the most that each had in use from the second epoch on, by rank; of
+    replicas that are one process on a CPU, that process's. Efficiencies compare with the row of one replica, by the
+    median step T: strong, with the same global batch, T1 / (N TN); weak, with the same batch per replica, T1 / TN.
+    None stands where that row is missing.
     """
 
     replicas: int

@@ -1,10 +1,11 @@
-"""How much does the program stand? Two trials, to be run by hand; tests/test_soak.py runs a few points of the first.
+"""How much does the program stand? Three trials, to be run by hand; tests/test_soak.py runs a few points of the first.
 
     python -m tests.soak kills --points 200    # SIGKILL to parent or worker at random moments of a run
     python -m tests.soak rows --rows 100       # memory and CPU time of the parent over many rows
+    python -m tests.soak stuck --tries 10      # a replica that hangs: how long after its time is it gone?
 
-A stand-in takes the framework's place, so that a row takes a tenth of a second and not four. Each trial prints one line
-of JSON, and fails with the point at which something was lost.
+In the first two a stand-in takes the framework's place, so that a row takes a tenth of a second and not four. Each
+trial prints one line of JSON, and fails with the point at which something was lost.
 """
 
 import argparse
@@ -24,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from common.results import Results, RowResult, read_json
+from common.results import Results, RowResult, Status, read_json
 from tests.conftest import ROOT
 from tests.fakes import fake_worker
+from tests.test_replica_faults import DEAF_HANG, train
 
 PRECISIONS = ("float64", "float32", "mixed_float16", "mixed_bfloat16")
 ARGUMENTS = ("--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--no-report")
@@ -66,11 +68,18 @@ def main() -> int:
     rows = trials.add_parser("rows")
     rows.add_argument("--rows", type=int, default=100)
     rows.add_argument("--seconds", type=float, default=2.0, help="that a row takes")
+    stuck = trials.add_parser("stuck")
+    stuck.add_argument("--tries", type=int, default=10)
     arguments = parser.parse_args()
-    if arguments.trial == "kills":
+    if arguments.trial == "stuck":
+        found: dict[str, Any] = {
+            f"{framework}_late_s": [stuck_replica(framework) for _ in range(arguments.tries)]
+            for framework in ("torch", "tensorflow")
+        }
+    elif arguments.trial == "kills":
         with ThreadPoolExecutor(arguments.at_once) as pool:
             points = list(pool.map(kill_point, range(arguments.points)))
-        found: dict[str, Any] = {"points": len(points)}
+        found = {"points": len(points)}
         for name in ("parent", "worker"):
             found[f"{name}_killed"] = sum(point["victim"] == name for point in points)
         found["rows_ended_before"] = sum(point["ended"] for point in points)
@@ -158,6 +167,15 @@ def many_rows(rows: int, seconds: float) -> dict[str, Any]:
             "wall_s": wall_s,
             "cpu_percent": 100 * last[1] / wall_s,
         }
+
+
+def stuck_replica(framework: str) -> float:
+    """Seconds from the deadline of a row, one of whose replicas hangs and ignores SIGTERM, until no process is left."""
+    with tempfile.TemporaryDirectory() as name:
+        start_s = time.monotonic()
+        row = train(Path(name), framework, DEAF_HANG, timeout_s=25)
+        assert row.status is Status.TIMEOUT, row
+        return round(time.monotonic() - start_s - 25, 2)
 
 
 def worker_pids(folder: Path) -> list[int]:
