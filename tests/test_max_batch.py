@@ -171,6 +171,8 @@ def test_an_earlier_search_is_not_overwritten(tmp_path: Path, capsys: pytest.Cap
         (["--memory-limit", f"{'9' * 400}GB"], "is no size; give one such as 1500MB or 2GB"),
         (["--memory-limit", "0.5"], "'0.5' is no size"),
         (["--memory-limit", "1GB", "--batch-size", "5"], "argument --batch-size: max-batch chooses it itself"),
+        (["--memory-limit", "1GB", "--batch-per-replica", "5"], "argument --batch-per-replica: max-batch chooses it"),
+        (["--memory-limit", "1GB", "--devices", "2"], "argument --devices: max-batch tries one device; leave it out"),
     ],
 )
 def test_what_it_needs_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:

@@ -279,6 +279,7 @@ def test_its_figure_is_written(tmp_path: Path) -> None:
         (["image-size", "8", "8"], "argument VALUES: 1 sizes were given; give 2 to 100"),
         (["image-size", "1", "8"], "argument --image-size: the first convolution is 2x2; give 2 or more"),
         (["image-size", "8", "16", "--image-size", "4"], "argument --image-size: the sweep sets it; leave it out"),
+        (["batch-size", "8", "16", "--batch-per-replica", "4"], "argument --batch-per-replica: the sweep sets"),
         (["depth", "8", "16"], "argument --over: invalid choice: 'depth'"),
         (["filters", "8", "16", "--precisions", "tf32"], "argument --precisions: what pays is judged against float32"),
         (
