@@ -213,12 +213,17 @@ class RunConfig:
 
 
 def experiment_difference(one: RunConfig, other: RunConfig) -> str:
-    """The first of the sizes and settings in which they train another experiment, in words; "" where they don't."""
+    """The first of the sizes and settings in which they train another experiment, in words; "" where they don't.
+
+    On another number of replicas the batch may be as large, or each replica's share of it.
+    """
+    replicas, others = one.execution.replicas, other.execution.replicas
+    same_share = replicas != others and one.train.batch_size * others == other.train.batch_size * replicas
     for part in ("data", "model", "train"):
         ours, theirs = asdict(getattr(one, part)), asdict(getattr(other, part))
         for name, value in ours.items():
-            if theirs[name] != value:
-                return f"{name} {value} and not {theirs[name]}"
+            if theirs[name] != value and not (name == "batch_size" and same_share):
+                return f"{name} {value} and not {theirs[name]}{f' on {replicas} replicas' if replicas > 1 else ''}"
     return ""
 
 

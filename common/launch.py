@@ -82,7 +82,9 @@ def launch_row(
             return make_row(config, Status.CRASHED, f"{python} can't be started: {error}")
     row = _result(config, exit_code, run_id, folder)
     # What it finished all the same is worth having; a timeout is its word for being ended, and says who was waited for.
+    is_asked_to_end = bool(interrupts.number) or expired.is_set()
     was_ended = exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT)
+    was_ended = was_ended or (is_asked_to_end and row.status is Status.CRASHED)
     if was_ended and interrupts.number:
         row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
     elif was_ended and expired.is_set():

@@ -77,7 +77,7 @@ def add_experiment_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--collective-timeout",
-        type=positive_float,
+        type=waiting_s,
         default=ExecutionConfig.collective_timeout_s,
         metavar="S",
         help="seconds that one replica waits for another (default: %(default)g)",
@@ -179,4 +179,5 @@ def new_folder(text: str) -> Path:
 positive_int = _number(int, 1, LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
 natural_int = _number(int, 0, LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")
 repeats_int = _number(int, 1, 1000, "a whole number from 1 to 1000")
+waiting_s = _number(float, 1.0, 1e6, "a number of seconds from 1 to 1000000")
 positive_float = _number(float, math.ulp(0.0), sys.float_info.max, "a number larger than 0")

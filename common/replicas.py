@@ -56,11 +56,10 @@ def devices_and_hosts(framework: str) -> tuple[int | None, int]:
     """How many devices of this host, and how many hosts, a launcher has told this process to join.
 
     PyTorch is told by torchrun's variables. TensorFlow is told of hosts alone, by TF_CONFIG; (None, 1) where nobody
-    has told it anything. ValueError where TF_CONFIG isn't what TensorFlow reads.
+    has told it anything. ValueError where the variables aren't what the launcher sets.
     """
-    if framework == "torch" and "WORLD_SIZE" in os.environ:
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return devices, int(os.environ["WORLD_SIZE"]) // devices
+    if framework == "torch" and "RANK" in os.environ:
+        return _torchrun()
     if framework == "tensorflow" and "TF_CONFIG" in os.environ:
         return None, len(_tf_config()["cluster"]["worker"])
     return None, 1
@@ -78,21 +77,39 @@ def host_index() -> int:
     return int(_tf_config()["task"]["index"])
 
 
+def _torchrun() -> tuple[int, int]:
+    """Processes on this host, and hosts, by torchrun's variables, checked."""
+    found = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    try:
+        rank, processes, on_host = map(int, found.values())
+        if not 0 <= rank < processes or on_host < 1 or processes % on_host or "MASTER_ADDR" not in os.environ:
+            raise ValueError
+    except ValueError:
+        words = ", ".join(f"{name} {value!r:.40}" for name, value in found.items())
+        raise ValueError(
+            f"there are {words}; let torchrun set them, with as many processes on each host, or unset them"
+        ) from None
+    return on_host, processes // on_host
+
+
 def _tf_config() -> dict[str, Any]:
     """TF_CONFIG, checked."""
     text = os.environ["TF_CONFIG"]
     try:
         config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]
-        if (
-            task["type"] != "worker"
-            or not 0 <= int(task["index"]) < len(workers)
-            or set(config["cluster"]) != {"worker"}
-        ):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
+        is_right = (
+            set(config["cluster"]) == {"worker"}
+            and isinstance(workers, list)
+            and all(isinstance(worker, str) for worker in workers)
+            and task["type"] == "worker"
+            and 0 <= int(task["index"]) < len(workers)
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        is_right = False
+    if not is_right:
         raise ValueError(
             f"TF_CONFIG is {text!r:.200}; it must be as "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-        ) from None
+        )
     return dict(config)

@@ -129,7 +129,8 @@ def _same(row: RowResult, replicas: int, batch_size: int) -> tuple[object, ...]:
     """What a row has in common with the one that trains on so many replicas, with this batch."""
     config = row.config
     train = replace(config.train, batch_size=batch_size)
-    return config.mode._replace(replicas=replicas), config.precision, config.data, config.model, train, config.repeat
+    execution = replace(config.execution, devices=replicas, hosts=1)
+    return row.framework, config.precision, execution, config.data, config.model, train, config.repeat
 
 
 def share_limits(rows: Sequence[RowResult]) -> list[RowResult]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
@@ -141,14 +142,14 @@ class Store:
         """
         if not os.path.lexists(self.path):
             return Results([], {})
-        results = self._read_same(configs[0])
+        results = self._read_same(configs)
         asked = {config.row_id for config in configs}
         return replace(results, rows=[row for row in results.rows if self._is_whole(row, row.config.row_id in asked)])
 
     def require_same(self, configs: Sequence[RunConfig]) -> None:
         """StoreError where results are there that can't be read, or are of another experiment than configs."""
         if os.path.lexists(self.path):
-            self._read_same(configs[0])
+            self._read_same(configs)
 
     def keep(self) -> None:
         """Keep results.json as it is, in a file of its own: rows of it that ended well are to be run again."""
@@ -159,7 +160,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{copy} can't be written ({error.strerror}); give another --output") from error
 
-    def _read_same(self, asked: RunConfig) -> Results:
+    def _read_same(self, asked: Sequence[RunConfig]) -> Results:
         try:
             results = read_results(self.path)
         except StoreError as reason:
@@ -185,10 +186,11 @@ class Store:
             return False
         return True
 
-    def _refuse_another_experiment(self, earlier: Sequence[RowResult], asked: RunConfig) -> None:
+    def _refuse_another_experiment(self, earlier: Sequence[RowResult], asked: Sequence[RunConfig]) -> None:
         """Rows of two experiments can't stand in one table, and those that are there are not to be lost."""
-        for row in earlier:
-            if difference := experiment_difference(row.config, asked):
+        of_each = {config.execution.replicas: config for config in asked}.values()
+        for row, config in product(earlier, of_each):
+            if difference := experiment_difference(row.config, config):
                 raise StoreError(f"{self.folder} holds another experiment, with {difference}; give another --output")
 
     def _sweep(self) -> None:

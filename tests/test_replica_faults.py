@@ -83,13 +83,35 @@ def left_of(mark: str) -> list[str]:
     [
         ("raise RuntimeError('no more')", Status.CRASHED, "rank 1: RuntimeError: no more"),
         ("os.kill(os.getpid(), 9)", Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        ("os._exit(3)", Status.CRASHED, "rank 1: exit code 3"),
         ("raise run.OutOfMemory(5, 4, 3)", Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
     ],
-    ids=["raises", "killed", "out of memory"],
+    ids=["raises", "killed", "exits", "out of memory"],
 )
 def test_a_rank_that_ends(fault: str, status: Status, detail: str, tmp_path: Path) -> None:
     row = train(tmp_path, "torch", fault.replace("run.OutOfMemory", "__import__('common.memory').memory.OutOfMemory"))
     assert (row.status, row.detail) == (status, detail)
+
+
+SLOW_END = """
+import atexit
+if os.environ.get("RANK") == "0":
+    atexit.register(time.sleep, 3)
+"""
+
+
+@needs_torch
+def test_a_rank_that_is_slow_to_end_has_not_failed(tmp_path: Path) -> None:
+    config = RunConfig(
+        "torch",
+        Precision.FLOAT32,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=4),
+        TrainConfig(epochs=2, batch_size=4),
+        execution=ExecutionConfig("cpu", threads=2, devices=2),
+    )
+    row = launch_row(config, patched_worker(tmp_path, SLOW_END), tmp_path / "rows" / "row", 60, lambda event: None)
+    assert (row.status, row.detail) == (Status.OK, "")
 
 
 @needs_torch

@@ -12,14 +12,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.agreement import check_pair, check_run
-from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.agreement import check_pair, check_pairs, check_run
+from common.config import (
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+    experiment_difference,
+)
 from common.data import draw_data
 from common.launch import arrays_file, launch_row
 from common.parity import REPLICAS_UPDATE, joined, relative_error
 from common.reference import exact, loss_and_gradients, round_to_float16
-from common.replicas import behind, block, devices_and_hosts, host_index, is_chief
-from common.results import Arrays, RowResult, Status, describe_replicas, make_row, read_arrays
+from common.replicas import LAUNCHER_VARIABLES, behind, block, check_replicas, devices_and_hosts, host_index, is_chief
+from common.results import Arrays, RowResult, Status, Training, describe_replicas, make_row, read_arrays
 from common.runner import find_efficiencies
 from common.timing import StepTimes, Timing
 from common.weights import draw_weights, weight_shapes
@@ -177,11 +185,34 @@ def test_the_one_that_has_entered_the_fewest_collectives_is_waited_for(
 
 
 def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
+    set_variables(monkeypatch, RANK="3", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", MASTER_ADDR="host0")
     assert devices_and_hosts("torch") == (4, 2)
     assert not is_chief("torch")
     assert devices_and_hosts("tensorflow") == (None, 1)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"},
+        {"RANK": "3", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"},
+        {"RANK": "0", "WORLD_SIZE": "0", "LOCAL_WORLD_SIZE": "0"},
+        {"RANK": "0", "WORLD_SIZE": "many", "LOCAL_WORLD_SIZE": "1"},
+        {"RANK": "0"},
+    ],
+    ids=["unlike hosts", "no such rank", "nobody", "no number", "a rank alone"],
+)
+def test_what_torchrun_does_not_set_is_refused(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, **variables, MASTER_ADDR="host0")
+    with pytest.raises(ValueError, match="let torchrun set them, with as many processes on each host, or unset them"):
+        devices_and_hosts("torch")
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +227,9 @@ def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -
     [
         "{",
         "[]",
+        "[" * 100_000,
+        '{"cluster": {"worker": "ab"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": Infinity}}',
         '{"cluster": {"worker": ["a:1"]}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
@@ -213,13 +247,71 @@ def measured(config: RunConfig, step_s: float) -> RowResult:
     return make_row(config, Status.OK, timing=timing, replicas=describe_replicas(config, "gloo", [1, 1], timing))
 
 
+def efficiencies(*rows: RowResult) -> tuple[float | None, float | None]:
+    group = find_efficiencies(rows)[-1].replicas
+    assert group
+    return group.strong_scaling_efficiency, group.weak_scaling_efficiency
+
+
 def test_efficiencies() -> None:
     """One replica takes 10 ms for 8 images and 6 for 4, two take 8 ms for 8: strong 10 / (2 8), weak 6 / 8."""
     one, two = (config("torch", Precision.FLOAT32, replicas) for replicas in (1, 2))
     half = replace(one, train=replace(one.train, batch_size=4))
-    rows = find_efficiencies([measured(one, 0.010), measured(half, 0.006), measured(two, 0.008)])
-    group = rows[2].replicas
-    assert group
-    assert group.strong_scaling_efficiency == pytest.approx(0.625)
-    assert group.weak_scaling_efficiency == pytest.approx(0.75)
-    assert rows[0].replicas is None
+    assert efficiencies(measured(one, 0.010), measured(half, 0.006), measured(two, 0.008)) == pytest.approx(
+        (0.625, 0.75)
+    )
+    assert find_efficiencies([measured(one, 0.010)])[0].replicas is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        config("tensorflow", Precision.FLOAT32, 1),
+        config("torch", Precision.FLOAT64, 1),
+        config("torch", Precision.FLOAT32, 1, compile=True),
+        replace(config("torch", Precision.FLOAT32, 1), execution=ExecutionConfig("cpu", threads=1)),
+    ],
+    ids=["another framework", "another precision", "compiled", "on other threads"],
+)
+def test_efficiency_is_not_taken_against(other: RunConfig) -> None:
+    assert efficiencies(measured(other, 0.010), measured(config("torch", Precision.FLOAT32, 2), 0.008)) == (None, None)
+
+
+def test_efficiency_is_not_taken_against_a_row_that_failed() -> None:
+    one, two = (measured(config("torch", Precision.FLOAT32, replicas), 0.01) for replicas in (1, 2))
+    assert efficiencies(replace(one, status=Status.NONFINITE), two) == (None, None)
+
+
+@pytest.mark.parametrize(("found", "differing"), [([7, 7, 7], 0.0), ([7, 8, 7], 1.0), ([7, 8, 9], 2.0)])
+def test_replicas_whose_weights_differ_fail(found: list[int], differing: float) -> None:
+    (check,) = check_replicas(found)
+    assert (check.difference, check.passed) == (differing, differing == 0)
+
+
+def test_a_fingerprint_is_of_the_weights(impl: SimpleNamespace) -> None:
+    replicas = impl.distributed.alone(impl.cpu)
+    shape = ModelConfig(SHAPE, filters=4)
+    model = impl.model.build_model(shape, Precision.FLOAT32, impl.cpu)
+    found = []
+    for seed in (1, 2, 1):
+        impl.model.load_weights(model, draw_weights(shape, seed))
+        found += impl.distributed.fingerprints(model, replicas)
+    assert found[0] == found[2] != found[1]
+
+
+def test_rows_of_one_and_of_two_replicas_are_no_pair() -> None:
+    mine, other = (config("tensorflow", Precision.FLOAT32, 1), config("torch", Precision.FLOAT32, 2))
+    training = Training([], [], [], [], [], "", "")
+    rows = [make_row(each, Status.OK, training=training) for each in (mine, other)]
+    assert check_pairs(rows, lambda row: pytest.fail("they were compared")) == {}
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "differs"),
+    [(1, 8, False), (2, 8, False), (2, 16, False), (2, 12, True), (1, 16, True)],
+    ids=["the same", "strong scaling", "weak scaling", "neither", "another batch"],
+)
+def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs: bool) -> None:
+    one = replace(config("torch", Precision.FLOAT32, 1), data=DataConfig(48, SHAPE))
+    execution, train = replace(one.execution, devices=devices), replace(one.train, batch_size=batch_size)
+    assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs

@@ -56,6 +56,7 @@ def joined(
         yield alone(device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    on_collective()
     dist.init_process_group(
         backend,
         timeout=timedelta(seconds=execution.collective_timeout_s),
@@ -75,6 +76,7 @@ def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replica
     model, optimizer = build()
     if replicas.size > 1:
         model.replicas = replicas.size
+        replicas.on_collective()  # the wrapper compares the parameters
         model.logits = DistributedDataParallel(model.logits, gradient_as_bucket_view=True)
         model.logits.register_comm_hook(replicas, _sum)
     return model, optimizer

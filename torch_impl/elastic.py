@@ -8,13 +8,14 @@ when another has waited for it in vain. So each counts the collectives that it h
 import multiprocessing.connection
 import os
 import signal
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from ctypes import Array, c_longlong
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -38,8 +39,11 @@ def run_replicas(
 
     Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
     """
-    entered = multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices)
-    threading.Thread(target=_end_late_replicas, args=(config.execution.devices,), daemon=True).start()
+    entered, ended_well = (
+        multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices) for _ in range(2)
+    )
+    threading.Thread(target=_end_late_replicas, args=(ended_well,), daemon=True).start()
+    logs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     launch = elastic_launch(
         LaunchConfig(
             min_nodes=1,
@@ -48,12 +52,15 @@ def run_replicas(
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # a host's name need not be one that is resolved
             max_restarts=0,
+            logs_specs=DefaultLogsSpecs(logs.name),
         ),
         _replica,
     )
     try:
-        rows: dict[int, RowResult] = launch(entered, config, on_event, on_arrays, monitors)
+        with logs:
+            rows: dict[int, RowResult] = launch(entered, ended_well, config, on_event, on_arrays, monitors)
     except ChildFailedError as error:
         raise _find_cause(*error.get_first_failure(), list(entered), config.execution.collective_timeout_s) from error
     except SignalException as error:
@@ -65,6 +72,7 @@ def run_replicas(
 
 def _replica(
     entered: "Array[c_longlong]",
+    ended_well: "Array[c_longlong]",
     config: RunConfig,
     on_event: OnEvent,
     on_arrays: OnArrays | None,
@@ -78,20 +86,24 @@ def _replica(
         entered[rank] += 1
 
     try:
-        return run(config, on_event, on_arrays, monitors._replace(on_collective=count))
+        row = run(config, on_event, on_arrays, monitors._replace(on_collective=count))
+        ended_well[rank] = True
+        return row
     except Exception:
         if entered[rank] > min(entered):
             time.sleep(SETTLE_S)
         raise
 
 
-def _end_late_replicas(number: int) -> None:
-    """Once the first has ended, end those that don't: the agent asks them to, and would wait for half a minute."""
+def _end_late_replicas(ended_well: "Array[c_longlong]") -> None:
+    """Once one has failed, end those that don't end: the agent asks them to, and would wait for half a minute."""
     replicas: list[multiprocessing.process.BaseProcess] = []
-    while len(replicas) < number:
+    while len(replicas) < len(ended_well):
         time.sleep(GRACE_S / 10)
         replicas = multiprocessing.active_children()
     multiprocessing.connection.wait([replica.sentinel for replica in replicas])
+    if all(ended_well):
+        return
     time.sleep(GRACE_S)
     for replica in replicas:
         replica.kill()
@@ -99,8 +111,6 @@ def _end_late_replicas(number: int) -> None:
 
 def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
     """From the replica that ended first, and from how far each had come."""
-    if failure.exitcode == -signal.SIGTERM:  # the signal that ends us ends them
-        return _hanging(entered)
     message = _message(failure)
     was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
     if was_aborted and entered[rank] > min(entered):
@@ -114,14 +124,14 @@ def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], time
 
 def _hanging(entered: Sequence[int]) -> ReplicaFailed:
     slow = behind(entered)
-    return ReplicaFailed(
-        Status.TIMEOUT, f"{ranks(slow)} did not answer" if slow else "no replica was behind the others"
-    )
+    waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
+    return ReplicaFailed(Status.TIMEOUT, waited)
 
 
 def _message(failure: ProcessFailure) -> str:
     """The exception's name and words, or the signal."""
     if failure.exitcode < 0:
         return f"signal {-failure.exitcode} ({failure.signal_name()})"
-    message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
-    return message.partition("\n")[0]
+    if not isinstance(failure.message, dict):
+        return f"exit code {failure.exitcode}"
+    return str(failure.message["message"]).partition("\n")[0].removesuffix(": ")

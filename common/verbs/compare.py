@@ -5,6 +5,7 @@ run_parity.py compare main.json branch.json --fail-above 5     exit code 1 where
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +107,11 @@ def notes(old: Results, new: Results, changes: Sequence[Change]) -> list[str]:
 
 def another_experiment(old: Results, new: Results) -> str:
     """What differs in what was trained; "" where it is the same, or one has no rows."""
-    return experiment_difference(old.rows[0].config, new.rows[0].config) if old.rows and new.rows else ""
+    olds, news = (
+        {row.config.execution.replicas: row.config for row in results.rows}.values() for results in (old, new)
+    )
+    differences = (experiment_difference(*pair) for pair in product(olds, news))
+    return next(filter(None, differences), "")
 
 
 def is_ok(line: Line) -> bool:
