@@ -31,7 +31,6 @@ def _describe_replicas(config: RunConfig) -> dict[str, str]:
 def describe_fixed_choices(config: RunConfig) -> dict[str, str]:
     """The lines of the manifest that are the same in both implementations, because config and common/ decide them."""
     return {
-        "threads": f"{config.execution.threads} in one operation",
         **(_describe_replicas(config) if config.execution.replicas > 1 else {}),
         "data": "on the device before the clock starts, in the order drawn, no shuffling",
         "loss": "y softplus(-z) + (1-y) softplus(z), mean over the batch, on float32 logits (float64 in float64)",

@@ -24,9 +24,9 @@ MEASURES: dict[str, Callable[[RowResult], Any]] = {
     "x floor": lambda row: row.limits and row.limits.times_floor,
     "first s": lambda row: row.timing and row.timing.first_step_s,
     "total s": lambda row: row.timing and row.timing.total_s,
-    "hosts": lambda row: row.replicas and row.replicas.hosts,
-    "batch each": lambda row: row.replicas and row.replicas.batch_per_replica,
-    "images/s each": lambda row: row.replicas and row.replicas.images_per_s_per_replica,
+    "hosts": lambda row: row.config.execution.hosts,
+    "batch each": lambda row: row.config.train.batch_size // row.config.execution.replicas,
+    "images/s each": lambda row: _images_per_s_each(row),
     "peak MB each": lambda row: row.replicas and max(row.replicas.peak_bytes) / 1e6,
     "strong %": lambda row: row.replicas and _percent(row.replicas.strong_scaling_efficiency),
     "weak %": lambda row: row.replicas and _percent(row.replicas.weak_scaling_efficiency),
@@ -142,6 +142,11 @@ def number(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _images_per_s_each(row: RowResult) -> float | None:
+    images_per_s = row.timing.images_per_s if row.timing else None
+    return None if images_per_s is None else images_per_s / row.config.execution.replicas
 
 
 def _percent(share: float | None) -> float | None:

@@ -363,7 +363,9 @@ def _legend(figure: Figure, rows: Sequence[RowResult]) -> None:
 def _look(row: RowResult) -> dict[str, Any]:
     """The second framework is drawn thin over the first, so that both are seen where they agree."""
     width = 2.6 if row.framework == FRAMEWORKS[0] else 1.0
-    return {"color": COLOURS[row.framework], "linestyle": DASHES[row.compile, row.loop], "linewidth": width}
+    alpha = 0.5 if row.config.execution.replicas > 1 else 1.0
+    dash = DASHES[row.compile, row.loop]
+    return {"color": COLOURS[row.framework], "linestyle": dash, "linewidth": width, "alpha": alpha}
 
 
 def _mode(mode: Mode) -> str:

@@ -84,6 +84,7 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
         for loop in loops[framework]
         for precision in dict.fromkeys(precisions)
         for devices in dict.fromkeys(arguments.devices)
+        if devices == 1 or loop == "custom" or arguments.loop == "fit"  # of both, fit is one device's
         for repeat in range(arguments.repeats)
     ]
 

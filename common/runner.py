@@ -103,23 +103,24 @@ def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
 def find_efficiencies(rows: Sequence[RowResult]) -> list[RowResult]:
     """Hold every row of several replicas to those of one replica that train the same batch, or the same share of it."""
     single = {
-        _same(row, 1, row.config.train.batch_size): row.timing.step_s.median
+        _same(row, 1, row.config.train.batch_size): row.timing.images_per_s
         for row in rows
-        if row.status is Status.OK and row.timing and row.timing.step_s and not row.replicas
+        if row.status is Status.OK and row.timing and row.timing.images_per_s and not row.replicas
     }
 
+    def efficiency(row: RowResult, each: float, batch_size: int) -> float | None:
+        alone = single.get(_same(row, 1, batch_size))
+        return each / alone if alone else None
+
     def with_efficiencies(row: RowResult) -> RowResult:
-        group, step = row.replicas, row.timing and row.timing.step_s
-        if not group or not step:
+        group = row.replicas
+        if not group or not group.images_per_s_per_replica:
             return row
         strong, weak = (
-            single.get(_same(row, 1, size)) for size in (row.config.train.batch_size, group.batch_per_replica)
+            efficiency(row, group.images_per_s_per_replica, batch_size)
+            for batch_size in (row.config.train.batch_size, group.batch_per_replica)
         )
-        group = replace(
-            group,
-            strong_scaling_efficiency=strong and strong / (group.replicas * step.median),
-            weak_scaling_efficiency=weak and weak / step.median,
-        )
+        group = replace(group, strong_scaling_efficiency=strong, weak_scaling_efficiency=weak)
         return replace(row, replicas=group)
 
     return [with_efficiencies(row) for row in rows]

@@ -69,7 +69,9 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     lines = group(rows)
     of_mode = baselines(lines)
     table = [_cells(line, of_mode.get(line.mode)) for line in lines]
-    _leave_out(table, [*GPU_ONLY, *REPLICAS_ONLY])
+    if not any(line.mode.replicas > 1 for line in lines):
+        table = [{name: cell for name, cell in cells.items() if name not in REPLICAS_ONLY} for cells in table]
+    leave_out(table, [column for column in (*GPU_ONLY, *REPLICAS_ONLY) if column in table[0]])
     return draw_cells(table, tablefmt)
 
 
@@ -107,6 +109,8 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             "no GPU was used: memory is the resident set of the process, libraries included. A GPU would add tf32, the "
             "allocator's own memory, and energy"
         )
+    if any(row.replicas and row.memory and row.memory.kind == "host_rss" for row in rows):
+        said.append("replicas on a CPU share its cores: strong % and weak % say nothing about several devices")
     trainings = {row.config.row_id: row.training for row in rows if row.training}
     return [
         *said,
@@ -135,11 +139,11 @@ def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
             if part == GRADIENT.part and checks:
                 cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
-    _leave_out(table, [REPLICAS.part])
+    leave_out(table, [REPLICAS.part])
     return draw_table([list(cells.values()) for cells in table], list(table[0]), tablefmt)
 
 
-def _leave_out(table: list[dict[str, str]], columns: Sequence[str]) -> None:
+def leave_out(table: list[dict[str, str]], columns: Sequence[str]) -> None:
     """Those of the columns in which no line has anything."""
     for column in columns:
         if all(cells[column] == NOTHING for cells in table):
@@ -257,7 +261,7 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "precision": line.first.precision,
         "compile": "on" if line.first.compile else "off",
         "loop": line.first.loop,
-        "replicas": str(line.mode.replicas) if line.mode.replicas > 1 else NOTHING,
+        "replicas": str(line.mode.replicas),
         "hosts": number(line.median("hosts")),
         "sums by": line.first.replicas.backend if line.first.replicas else NOTHING,
         "batch each": number(line.median("batch each")),

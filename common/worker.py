@@ -101,6 +101,12 @@ def describe_row(row: RowResult) -> str:
             f"Memory before the model: {row.memory.baseline_bytes / 1e9:.2f} GB, "
             f"peak: {row.memory.peak_bytes / 1e9:.2f} GB, used: {row.memory.used_bytes / 1e9:.2f} GB ({source})",
         ]
+    if row.replicas:
+        group = row.replicas
+        lines.append(
+            f"{group.replicas} replicas on {group.hosts} host{'s' if group.hosts > 1 else ''}, each with "
+            f"{group.batch_per_replica} images of a batch; gradients summed by {group.backend}"
+        )
     if row.training and row.training.skipped_steps:
         steps = ", ".join(map(str, row.training.skipped_steps))
         lines.append(f"Steps skipped because a scaled gradient overflowed: {steps}")

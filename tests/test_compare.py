@@ -161,3 +161,14 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
         run_parity.main(["compare", str(tmp_path), str(tmp_path)])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"run_parity.py compare: {tmp_path / 'results.json'} is not there\n"
+
+
+def test_rows_of_one_and_of_two_replicas_are_not_held_to_each_other() -> None:
+    one = make()
+    execution = replace(one.config.execution, devices=2)
+    two = replace(make([2 * seconds for seconds in STEADY]), config=replace(one.config, execution=execution))
+    changes = compare(results(one, two), results(one, two))
+    assert [each.ratio for each in changes] == [1.0, 1.0]
+    assert notes(results(one, two), results(one), compare(results(one, two), results(one)))[0] == (
+        "not in NEW: torch float32 x2"
+    )

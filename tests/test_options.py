@@ -30,7 +30,7 @@ WRONG = [
     (["--devices", "1", "0"], "--devices", "a whole number from 1 to 9007199254740992"),
     (["--devices", "3"], "--batch-size", "8 can't be shared equally by 3 replicas; give a multiple of 3, as 9"),
     (["--devices", "8"], "--images", "20 can't be shared equally by 8 replicas; give a multiple of 8, as 16"),
-    (["--devices", "2", "--loop", "both"], "--loop", "give custom"),
+    (["--devices", "2", "--loop", "fit"], "--loop", "give custom"),
     (
         ["--batch-size", "8", "--batch-per-replica", "4"],
         "--batch-per-replica",

@@ -148,7 +148,7 @@ def test_a_row_says_who_trained_it(framework: str, train: Train) -> None:
     row, _ = train(config(framework, Precision.FLOAT32, 2))
     assert row.replicas
     assert (row.replicas.replicas, row.replicas.hosts, row.replicas.batch_per_replica) == (2, 1, 4)
-    assert row.replicas.backend == {"torch": "gloo", "tensorflow": "one process"}[framework]
+    assert row.replicas.backend == {"torch": "gloo", "tensorflow": "ring"}[framework]
     assert len(row.replicas.peak_bytes) == 2
     assert row.timing
     assert row.replicas.images_per_s_per_replica == (row.timing.images_per_s or 0) / 2
@@ -243,7 +243,8 @@ def test_another_tf_config_is_refused(text: str, monkeypatch: pytest.MonkeyPatch
 
 
 def measured(config: RunConfig, step_s: float) -> RowResult:
-    timing = Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, 8.0)
+    images_per_s = config.train.batch_size / step_s
+    timing = Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, images_per_s)
     return make_row(config, Status.OK, timing=timing, replicas=describe_replicas(config, "gloo", [1, 1], timing))
 
 

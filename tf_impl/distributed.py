@@ -63,20 +63,20 @@ def joined(
     )
     if execution.hosts > 1:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-        first, backend = host_index() * execution.devices, options.implementation.value.lower()
+        first = host_index() * execution.devices
         if strategy.num_replicas_in_sync != execution.replicas:
             raise Unsupported(
                 f"TensorFlow makes {strategy.num_replicas_in_sync} replicas of {execution.hosts} hosts with "
                 f"{execution.devices} {kind}s each; on CPUs give --devices 1"
             )
     elif execution.devices > 1:
-        strategy = tf.distribute.MirroredStrategy(devices)
-        first, backend = 0, "nccl" if kind == "GPU" else "one process"
+        strategy, first = tf.distribute.MirroredStrategy(devices), 0
     else:
         yield alone(device)
         return
     try:
-        yield Replicas(execution.replicas, range(first, first + execution.devices), devices, backend, strategy)
+        ranks_here, backend = range(first, first + execution.devices), options.implementation.value.lower()
+        yield Replicas(execution.replicas, ranks_here, devices, backend, strategy)
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
         raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
 

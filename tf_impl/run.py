@@ -209,6 +209,8 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "autotuning": "cuDNN's algorithms, always" if device.startswith("GPU") else "-",
         "GPU memory": "grows as needed" if device.startswith("GPU") else "-",
         "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
+        "threads": f"{tf.config.threading.get_intra_op_parallelism_threads()} in one operation",
+        **({"distribution": "tf.distribute, a process a host"} if config.execution.replicas > 1 else {}),
         **describe_fixed_choices(config),
     }
 

@@ -1,7 +1,7 @@
 """One training step: forward, loss, gradients, update."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
@@ -103,9 +103,14 @@ def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
     """Bring steps to the host: one list for each field of Step, the mean over the replicas. This waits for all."""
+    return mean(_stack_on_each(replicas.strategy)(args=(steps,)), replicas).numpy().tolist()
 
-    def stack(steps: Sequence[Step]) -> tf.Tensor:
-        columns = [tf.stack([tf.cast(value, tf.float64) for value in column]) for column in zip(*steps, strict=True)]
-        return tf.stack(columns)
 
-    return mean(replicas.strategy.run(stack, args=(steps,)), replicas).numpy().tolist()
+@cache
+def _stack_on_each(strategy: tf.distribute.Strategy) -> Callable[..., tf.Tensor]:
+    return tf.function(partial(strategy.run, _stack))
+
+
+def _stack(steps: Sequence[Step]) -> tf.Tensor:
+    columns = [tf.stack([tf.cast(value, tf.float64) for value in column]) for column in zip(*steps, strict=True)]
+    return tf.stack(columns)

@@ -199,5 +199,7 @@ def describe_execution(config: RunConfig, device: torch.device) -> dict[str, str
         "TF32": f"{matmul} in products, {convolution} in convolutions",
         "autotuning": f"cudnn.benchmark {torch.backends.cudnn.benchmark}",
         "optimizer": "torch.optim.Adam, fused; Keras' epsilon by a pre-step hook",
+        "threads": f"{torch.get_num_threads()} in one operation",
+        **({"distribution": "DistributedDataParallel, a process a device"} if config.execution.replicas > 1 else {}),
         **describe_fixed_choices(config),
     }

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from tabulate import tabulate_formats
 
-from common.config import experiment_difference
+from common.config import Mode, experiment_difference
 from common.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
 from common.options import Parser, positive_float
 from common.results import Results, RowResult, Status
 from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.store import StoreError, read_results, results_file
-from common.table import draw_cells, parity_of
+from common.table import draw_cells, leave_out, parity_of
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
@@ -132,8 +132,8 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _place(line: Line) -> tuple[str, str, bool, str]:
-    return line.first.framework, line.first.precision, line.first.compile, line.first.loop
+def _place(line: Line) -> tuple[str, Mode]:
+    return line.first.precision, line.mode
 
 
 def _change(old: Line, new: Line) -> Change:
@@ -142,7 +142,9 @@ def _change(old: Line, new: Line) -> Change:
 
 
 def _table(changes: Sequence[Change], tablefmt: str) -> str:
-    return draw_cells([_cells(change) for change in changes], tablefmt)
+    table = [_cells(change) for change in changes]
+    leave_out(table, ["replicas"])
+    return draw_cells(table, tablefmt)
 
 
 def _cells(change: Change) -> dict[str, str]:
@@ -153,6 +155,7 @@ def _cells(change: Change) -> dict[str, str]:
         "precision": new.first.precision,
         "compile": "on" if new.first.compile else "off",
         "loop": new.first.loop,
+        "replicas": str(new.mode.replicas) if new.mode.replicas > 1 else NOTHING,
         "old ms": number(old.median("step ms")),
         "new ms": number(new.median("step ms")),
         "new / old": f"{change.ratio:.3f}" if change.ratio else NOTHING,

@@ -30,7 +30,7 @@ from common.run_options import add_row_options, add_run_options, plan
 from common.runner import run_experiment
 from common.statistics import LEAST_EPOCHS
 from common.store import Store, StoreError, read_results
-from common.table import draw_cells, failures, parity_of, unsteady
+from common.table import draw_cells, failures, leave_out, parity_of, unsteady
 from common.text import go_on, in_one_line, printable, say, show
 from common.verbs.drawing import draw
 
@@ -169,7 +169,9 @@ def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -
 
 
 def _table(found: Sequence[Course], axis: str, tablefmt: str) -> str:
-    return draw_cells([_cells(gain, axis) for course in found for gain in course], tablefmt)
+    table = [_cells(gain, axis) for course in found for gain in course]
+    leave_out(table, ["replicas"])
+    return draw_cells(table, tablefmt)
 
 
 def _cells(gain: Gain, axis: str) -> dict[str, str]:
@@ -179,6 +181,7 @@ def _cells(gain: Gain, axis: str) -> dict[str, str]:
         "precision": line.first.precision,
         "compile": "on" if line.first.compile else "off",
         "loop": line.first.loop,
+        "replicas": str(line.mode.replicas) if line.mode.replicas > 1 else NOTHING,
         axis: str(gain.size),
         "float32 ms": number(gain.float32.median("step ms") if gain.float32 else None),
         "step ms": number(line.median("step ms")),
