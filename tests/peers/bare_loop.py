@@ -24,7 +24,7 @@ from common.weights import draw_weights
 from tests.peers import make_configs, make_parser, print_line, step_times
 
 PACKAGES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
-MODULES = ("device", "model", "optimizer", "precision", "run", "train")
+MODULES = ("device", "distributed", "model", "optimizer", "precision", "run", "train")
 
 Step = Callable[[Any, Any], Any]
 Batches = Sequence[tuple[Any, Any]]  # images and labels, on the device
@@ -126,7 +126,7 @@ def time_harness(impl: Any, step: Step, batches: Batches, config: RunConfig, dev
     recorder = Recorder(
         config,
         lambda event: None,
-        fetch=impl.train.fetch,
+        fetch=partial(impl.train.fetch, replicas=impl.distributed.alone(device)),
         synchronize=partial(impl.device.synchronize, device),
         memory_stats=partial(impl.device.memory_stats, device),
         reset_peak_memory=partial(impl.device.reset_peak_memory, device),
