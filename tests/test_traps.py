@@ -109,7 +109,11 @@ def in_the_weights(change: Callable[[str, np.ndarray], np.ndarray]) -> Plant:
 
 def in_the_images(change: Callable[[np.ndarray], np.ndarray]) -> Plant:
     """to_device is given changed images (B, H, W, C)."""
-    return instead_of("probe", "to_device", lambda impl, right: lambda images, *rest: right(change(images), *rest))
+
+    def make(impl: SimpleNamespace, right: Any) -> Any:
+        return lambda images, *rest: right(change(images), *rest)
+
+    return instead_of("distributed", "to_device", make)
 
 
 def in_the_loss(change: Callable[[Any, Any, Any], Any]) -> Plant:
@@ -291,7 +295,7 @@ RUN_TRAPS = {
     "the framework's own starting weights": (EVERY, instead_of("run", "load_weights", not_loaded), "C7 start"),
     "batches in another order": (EVERY, instead_of("run", "train_epochs", backwards), "C6 loss curve"),
     "batches shuffled in each epoch": (EVERY, instead_of("run", "train_epochs", shuffled), "C6 loss curve"),
-    "images from 0 to 255": (FLOAT32, instead_of("run", "to_device", in_255ths), "C7 start"),
+    "images from 0 to 255": (FLOAT32, instead_of("distributed", "to_device", in_255ths), "C7 start"),
     "an epoch's loss averaged over its batches": (FLOAT32, averaged_over_batches, "C6 epoch loss"),
     "torch's default initial scale, 2**16": (
         FLOAT16, instead_of("run", "make_optimizer", scale_of_torch), "C6 scale trace", "C7 start",
