@@ -95,6 +95,7 @@ def update(config: RunConfig, arrays: Arrays) -> np.ndarray:
 
 def test_float32_trains_the_same(impl: SimpleNamespace, train: Train) -> None:
     one, two = (config(impl.framework, Precision.FLOAT32, replicas) for replicas in (1, 2))
+    one = replace(one, execution=replace(one.execution, threads=1))  # as the other tests of this process
     alone: list[Arrays] = []
     impl.run.run(one, on_arrays=alone.append)
     assert relative_error(update(two, train(two)[1]), update(one, alone[0])) <= REPLICAS_UPDATE
