@@ -139,21 +139,21 @@ def watch_gpus(pid: int, number: int = 1) -> Iterator[GpusWatch | None]:
 
 def gpu_name() -> str:
     """The name of the GPU that both frameworks choose; "" where the driver can't be asked."""
-    return str(_ask_first_gpu("nvmlDeviceGetName") or "")
+    return str(_ask_gpu("nvmlDeviceGetName") or "")
 
 
-def free_gpu_memory() -> int | None:
-    """Bytes of that GPU which the driver would still give out; None where it can't be asked."""
-    memory = _ask_first_gpu("nvmlDeviceGetMemoryInfo")
+def free_gpu_memory(number: int = 0) -> int | None:
+    """Bytes of a GPU, the first or another, which the driver would still give out; None where it can't be asked."""
+    memory = _ask_gpu("nvmlDeviceGetMemoryInfo", number)
     return memory.free if memory else None
 
 
-def _ask_first_gpu(function: str) -> Any:
+def _ask_gpu(function: str, number: int = 0) -> Any:
     nvml = _load()
     if nvml is None:
         return None
     try:
-        return getattr(nvml, function)(_visible_gpu(nvml))
+        return getattr(nvml, function)(_visible_gpu(nvml, number))
     except (nvml.NVMLError, ValueError):
         return None
 

@@ -6,7 +6,10 @@ replica in the order of their ranks; the gradients of its mean loss are the sums
 
 import json
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from socket import create_server
 from typing import Any
 
 from common.parity import REPLICAS, Check, compare
@@ -17,6 +20,10 @@ LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TF_CONFIG"),
 )
+
+
+# By the name of the exception that a replica's process ended with.
+STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "ImportError": Status.IMPORT_ERROR}
 
 
 class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
@@ -69,12 +76,56 @@ def is_chief(framework: str) -> bool:
     """Whether this process is the one that writes and prints."""
     if framework == "torch":
         return os.environ.get("RANK", "0") == "0"
-    return "TF_CONFIG" not in os.environ or host_index() == 0
+    return "TF_CONFIG" not in os.environ or task_index() == 0
 
 
-def host_index() -> int:
+def task_index() -> int:
     """Which of TF_CONFIG's workers this process is."""
     return int(_tf_config()["task"]["index"])
+
+
+def tf_configs(devices: int) -> dict[int, str]:
+    """TF_CONFIG for each process of this host, one a device, by rank.
+
+    Where TF_CONFIG names hosts, each of these has its processes at as many successive ports, from its own on.
+    """
+    if "TF_CONFIG" in os.environ:
+        hosts = [worker.rpartition(":") for worker in _tf_config()["cluster"]["worker"]]
+        workers = [f"{host}:{int(port) + number}" for host, _, port in hosts for number in range(devices)]
+        first = task_index() * devices
+    else:
+        workers, first = [f"127.0.0.1:{port}" for port in _free_ports(devices)], 0
+    return {
+        rank: json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
+        for rank in range(first, first + devices)
+    }
+
+
+def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
+    """What to say of a replica that ended before its time; message: the exception's name and words, or ""."""
+    if exit_code == -signal.SIGKILL:
+        return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
+    status = STATUSES.get(message.partition(":")[0], Status.CRASHED)
+    return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
+
+
+def end_of(exit_code: int) -> str:
+    """The signal, or the exit code, of a process that ended without a word."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+
+
+def silent(behind: Sequence[int], timeout_s: float) -> str:
+    """Of those that are waited for in vain."""
+    return f"{ranks(behind)} did not answer within {timeout_s:g} s"
+
+
+def _free_ports(number: int) -> Iterator[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as stack:
+        for server in [stack.enter_context(create_server(("127.0.0.1", 0))) for _ in range(number)]:
+            yield server.getsockname()[1]
 
 
 def _torchrun() -> tuple[int, int]:
@@ -101,11 +152,11 @@ def _tf_config() -> dict[str, Any]:
         is_right = (
             set(config["cluster"]) == {"worker"}
             and isinstance(workers, list)
-            and all(isinstance(worker, str) for worker in workers)
+            and all(worker.rpartition(":")[2].isdecimal() for worker in workers)
             and task["type"] == "worker"
             and 0 <= int(task["index"]) < len(workers)
         )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         is_right = False
     if not is_right:
         raise ValueError(

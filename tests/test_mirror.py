@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Keras' Model.fit; PyTorch has none. A process a device is PyTorch's way alone.
-WITHOUT_TWIN = {"tf_impl": {"fit.py"}, "torch_impl": {"elastic.py"}}
+# Keras' Model.fit; PyTorch has none.
+WITHOUT_TWIN: dict[str, set[str]] = {"tf_impl": {"fit.py"}, "torch_impl": set()}
 FILES = sorted(path.name for path in (ROOT / "tf_impl").glob("*.py") if path.name not in WITHOUT_TWIN["tf_impl"])
 
 # What wraps or needs what only one framework has; each file says so.

@@ -1,7 +1,7 @@
 """What becomes of a row when one of its replicas raises, is killed or hangs? It ends, and its status names the rank.
 
-A row has two replicas, of which the second comes to grief in its third step. In PyTorch each is a process, on one host
-all of TensorFlow's are one; on two hosts TensorFlow has a process on each, which nobody looks after.
+A row has two replicas, each a process, of which the second comes to grief in its third step (in TensorFlow, where an
+epoch is one call, while that is traced). On two hosts TensorFlow has a process on each, which nobody looks after.
 """
 
 import json
@@ -27,17 +27,21 @@ from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_
 from tests.fakes import patched_worker, wait_until
 
 SHAPE = (12, 12, 3)
+FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]
 HANG = "time.sleep(600)"
 DEAF_HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"
 
 IN_THE_THIRD_STEP = """
+import json
 compiled, calls = run.compiled, []
+def rank():
+    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
     def faulty(*batch):
         calls.append(batch)
-        if os.environ.get("RANK", "1") == "1" and len(calls) == 3:
+        if rank() == 1 and len(calls) == 3:
             open({reached!r}, "w").close()
             {fault}
         return step(*batch)
@@ -77,7 +81,7 @@ def left_of(mark: str) -> list[str]:
     return found
 
 
-@needs_torch
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
     ("fault", "status", "detail"),
     [
@@ -88,22 +92,22 @@ def left_of(mark: str) -> list[str]:
     ],
     ids=["raises", "killed", "exits", "out of memory"],
 )
-def test_a_rank_that_ends(fault: str, status: Status, detail: str, tmp_path: Path) -> None:
-    row = train(tmp_path, "torch", fault.replace("run.OutOfMemory", "__import__('common.memory').memory.OutOfMemory"))
+def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, fault.replace("run.OutOfMemory", "__import__('common.memory').memory.OutOfMemory"))
     assert (row.status, row.detail) == (status, detail)
 
 
 SLOW_END = """
 import atexit
-if os.environ.get("RANK") == "0":
+if os.environ.get("RANK") == "0" or '"index": 0' in os.environ.get("TF_CONFIG", ""):
     atexit.register(time.sleep, 3)
 """
 
 
-@needs_torch
-def test_a_rank_that_is_slow_to_end_has_not_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
     config = RunConfig(
-        "torch",
+        framework,
         Precision.FLOAT32,
         DataConfig(16, SHAPE),
         ModelConfig(SHAPE, filters=4),
@@ -114,12 +118,13 @@ def test_a_rank_that_is_slow_to_end_has_not_failed(tmp_path: Path) -> None:
     assert (row.status, row.detail) == (Status.OK, "")
 
 
-@needs_torch
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
-def test_a_rank_that_is_waited_for_in_vain(fault: str, tmp_path: Path) -> None:
-    row = train(tmp_path, "torch", fault, collective_s=2)
+def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, fault, collective_s=4)
     assert row.status is Status.CRASHED
-    assert row.detail.startswith("rank 1 did not answer within 2 s; rank 0, which waited, ended with RuntimeError")
+    said = {"torch": "RuntimeError", "tensorflow": "Collective"}[framework]
+    assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
 
 
 @pytest.fixture
@@ -150,7 +155,8 @@ def test_a_rank_that_hangs_until_the_deadline(tmp_path: Path) -> None:
 
 @needs_tensorflow
 @pytest.mark.usefixtures("deadline_at_the_fault")
-def test_replicas_of_one_process_end_with_it(tmp_path: Path) -> None:
+def test_replicas_that_nobody_waits_for_yet(tmp_path: Path) -> None:
+    """TensorFlow can't say who is behind: it tells nobody of its collectives."""
     row = train(tmp_path, "tensorflow", DEAF_HANG)
     assert (row.status, row.detail) == (Status.TIMEOUT, "ended after 60 s; --timeout allows more")
 

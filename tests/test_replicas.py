@@ -1,9 +1,9 @@
 """Do two replicas train as one does, in both frameworks, and does an overflow on the last one stop all of them?
 
-A row is four steps on 16 images of 12 x 12, in batches of 8. On two replicas each takes 4 of them: in PyTorch two
-processes, in TensorFlow one process with two logical CPU devices.
+A row is four steps on 16 images of 12 x 12, in batches of 8. Two replicas are two processes, which take 4 of them each.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -26,7 +26,16 @@ from common.data import draw_data
 from common.launch import arrays_file, launch_row
 from common.parity import REPLICAS_UPDATE, joined, relative_error
 from common.reference import exact, loss_and_gradients, round_to_float16
-from common.replicas import LAUNCHER_VARIABLES, behind, block, check_replicas, devices_and_hosts, host_index, is_chief
+from common.replicas import (
+    LAUNCHER_VARIABLES,
+    behind,
+    block,
+    check_replicas,
+    devices_and_hosts,
+    is_chief,
+    task_index,
+    tf_configs,
+)
 from common.results import Arrays, RowResult, Status, Training, describe_replicas, make_row, read_arrays
 from common.runner import find_efficiencies
 from common.timing import StepTimes, Timing
@@ -219,8 +228,23 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
     assert devices_and_hosts("tensorflow") == (None, 2)
-    assert (host_index(), is_chief("tensorflow")) == (1, False)
+    assert (task_index(), is_chief("tensorflow")) == (1, False)
     assert devices_and_hosts("torch") == (None, 1)
+
+
+def test_a_host_has_a_process_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = '{"cluster": {"worker": ["a:2222", "[::1]:7"]}, "task": {"type": "worker", "index": 1}}'
+    monkeypatch.setenv("TF_CONFIG", hosts)
+    found = {rank: json.loads(text) for rank, text in tf_configs(2).items()}
+    assert {rank: each["task"]["index"] for rank, each in found.items()} == {2: 2, 3: 3}
+    assert found[2]["cluster"] == found[3]["cluster"] == {"worker": ["a:2222", "a:2223", "[::1]:7", "[::1]:8"]}
+
+
+def test_a_single_host_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    first, second = (json.loads(text) for text in tf_configs(2).values())
+    assert first["cluster"] == second["cluster"]
+    assert len(set(first["cluster"]["worker"])) == 2
 
 
 @pytest.mark.parametrize(
@@ -229,6 +253,8 @@ def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -
         "{",
         "[]",
         "[" * 100_000,
+        '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": "ab"}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": Infinity}}',
         '{"cluster": {"worker": ["a:1"]}}',

@@ -256,16 +256,16 @@ def not_loaded(impl: SimpleNamespace, right: Any) -> Any:
 
 
 def backwards(impl: SimpleNamespace, right: Any) -> Any:
-    return lambda step, batches, *rest: right(step, batches[::-1], *rest)
+    return lambda step, batches, replicas: right(step, batches[::-1], replicas)
 
 
 def shuffled(impl: SimpleNamespace, right: Any) -> Any:
     """As a DataLoader would, anew in each epoch."""
     generator = np.random.default_rng(0)
 
-    def train_epochs(step: Any, batches: Any, epochs: int, recorder: Recorder) -> None:
+    def train_epochs(calls: Any, epochs: int, recorder: Recorder) -> None:
         for _ in range(epochs):
-            right(step, [batches[index] for index in generator.permutation(len(batches))], 1, recorder)
+            right([calls[index] for index in generator.permutation(len(calls))], 1, recorder)
 
     return train_epochs
 
@@ -293,7 +293,7 @@ RUN_TRAPS = {
         MIXED, instead_of("run", "build_model", float32_model), "C6 precision",
     ),
     "the framework's own starting weights": (EVERY, instead_of("run", "load_weights", not_loaded), "C7 start"),
-    "batches in another order": (EVERY, instead_of("run", "train_epochs", backwards), "C6 loss curve"),
+    "batches in another order": (EVERY, instead_of("run", "calls_of_epoch", backwards), "C6 loss curve"),
     "batches shuffled in each epoch": (EVERY, instead_of("run", "train_epochs", shuffled), "C6 loss curve"),
     "images from 0 to 255": (FLOAT32, instead_of("distributed", "to_device", in_255ths), "C7 start"),
     "an epoch's loss averaged over its batches": (FLOAT32, averaged_over_batches, "C6 epoch loss"),

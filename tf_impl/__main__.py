@@ -10,7 +10,12 @@ from common.worker import main
 
 
 def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:
-    from tf_impl.run import run  # TensorFlow is imported here, after the options were found to be right
+    # TensorFlow is imported here, after the options were found to be right.
+    if config.execution.devices > 1:
+        from tf_impl.processes import run_replicas
+
+        return run_replicas(config, on_event, on_arrays, monitors)
+    from tf_impl.run import run
 
     return run(config, on_event, on_arrays, monitors)
 

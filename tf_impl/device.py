@@ -21,33 +21,33 @@ from common.memory import (
     reset_host_peak,
 )
 from common.nvml import free_gpu_memory
+from common.replicas import task_index
 from common.timing import seconds_of
 
 
 def select_device(requested: str, threads: int, devices: int = 1) -> str:
-    """Return this process's first device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+    """Return this process's device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
+
+    The processes of a host each take one of its devices, and share its threads.
 
     Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
-    Differs from torch_impl: one process takes all devices of a host, and a CPU is cut into as many. TensorFlow places
-    operations itself, so a GPU that must not be used is hidden; and it takes all of a GPU's memory at once unless told
-    to grow. Once TensorFlow has started, none of this can change any more.
+    Differs from torch_impl: TensorFlow places operations itself, so GPUs that must not be used are hidden, and the one
+    that remains is its first; and it takes all of a GPU's memory at once unless told to grow. Once TensorFlow has
+    started, none of this can change any more.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // devices))
     keep_freed_host_memory()
     gpus = tf.config.list_physical_devices("GPU")
     if requested == "gpu" and not gpus:
         raise Unsupported("TensorFlow finds no GPU; --device cpu runs without one")
     if not gpus or requested == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        if devices > 1:
-            (cpu,) = tf.config.list_physical_devices("CPU")
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
         return "CPU:0"
     if len(gpus) < devices:
         raise Unsupported(f"TensorFlow finds {len(gpus)} GPUs, and not {devices}; give --devices fewer")
-    tf.config.set_visible_devices(gpus[:devices], "GPU")
-    for gpu in gpus[:devices]:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    gpu = gpus[task_index() % devices if devices > 1 else 0]
+    tf.config.set_visible_devices(gpu, "GPU")
+    tf.config.experimental.set_memory_growth(gpu, True)
     return "GPU:0"
 
 
@@ -55,7 +55,7 @@ def describe_device(device: str) -> dict[str, str]:
     """Return kind ("cpu" or "gpu") and name; of a GPU also its compute_capability, driver and libraries."""
     if device.startswith("CPU"):
         return {"kind": "cpu", "name": cpu_name()}
-    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
     build = tf.sysconfig.get_build_info()
     return {
         "kind": "gpu",
@@ -76,9 +76,13 @@ def set_tf32(enabled: bool) -> None:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has finished everything it was given."""
+    """Wait until the device has finished everything it was given.
+
+    Not by tf.test.experimental.sync_devices, which fails where there are devices of other processes.
+    """
     if device.startswith("GPU"):
-        tf.test.experimental.sync_devices()
+        with tf.device(device):
+            tf.raw_ops.SyncDevice()
 
 
 def memory_stats(device: str) -> MemoryReading:
@@ -102,7 +106,9 @@ def free_memory(device: str) -> int | None:
 
     Differs from torch_impl: TensorFlow can't be asked, so that the driver is, by NVML.
     """
-    return free_host_memory() if device.startswith("CPU") else free_gpu_memory()
+    if device.startswith("CPU"):
+        return free_host_memory()
+    return free_gpu_memory(tf.config.list_physical_devices("GPU").index(tf.config.get_visible_devices("GPU")[0]))
 
 
 @contextmanager

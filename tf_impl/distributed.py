@@ -1,24 +1,24 @@
 """Several replicas: how they meet, share a batch, sum their gradients and report as one.
 
-Differs from torch_impl: one process drives all devices of a host. A strategy holds a copy of every variable for each of
-them and runs a function on all; what the copies compute has to be summed by name.
+A process drives one replica; processes.py starts those of a host.
+Differs from torch_impl: a strategy makes the variables and runs the functions; what the replicas compute has to be
+summed by name.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from common.config import ExecutionConfig
 from common.data import short_fingerprint
-from common.hardware import Unsupported
-from common.replicas import ReplicaFailed, block, host_index, ranks
+from common.replicas import ReplicaFailed, block, silent, task_index
 from common.results import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
-from tf_impl.model import ConvNet
+from tf_impl.model import ConvNet, export_weights
 from tf_impl.optimizer import Optimizer
 
 
@@ -53,30 +53,19 @@ def joined(
     A collective that some of them don't enter raises after execution.collective_timeout_s.
     Differs from torch_impl: nobody can be told of a collective, which is an operation within a graph.
     """
-    kind = device.partition(":")[0]
-    devices = [f"{kind}:{number}" for number in range(execution.devices)]
-    options = tf.distribute.experimental.CommunicationOptions(
-        timeout_seconds=execution.collective_timeout_s,
-        implementation=getattr(
-            tf.distribute.experimental.CommunicationImplementation, "NCCL" if kind == "GPU" else "RING"
-        ),
-    )
-    if execution.hosts > 1:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-        first = host_index() * execution.devices
-        if strategy.num_replicas_in_sync != execution.replicas:
-            raise Unsupported(
-                f"TensorFlow makes {strategy.num_replicas_in_sync} replicas of {execution.hosts} hosts with "
-                f"{execution.devices} {kind}s each; on CPUs give --devices 1"
-            )
-    elif execution.devices > 1:
-        strategy, first = tf.distribute.MirroredStrategy(devices), 0
-    else:
+    if execution.replicas == 1:
         yield alone(device)
         return
+    backend = "NCCL" if device.startswith("GPU") else "RING"
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=tf.distribute.experimental.CommunicationOptions(
+            timeout_seconds=execution.collective_timeout_s,
+            implementation=getattr(tf.distribute.experimental.CommunicationImplementation, backend),
+        )
+    )
+    rank = task_index()
     try:
-        ranks_here, backend = range(first, first + execution.devices), options.implementation.value.lower()
-        yield Replicas(execution.replicas, ranks_here, devices, backend, strategy)
+        yield Replicas(strategy.num_replicas_in_sync, range(rank, rank + 1), [device], backend.lower(), strategy)
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
         raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
 
@@ -84,20 +73,16 @@ def joined(
 def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replicas) -> tuple[ConvNet, Optimizer]:
     """What build returns, on every replica; from then on `compiled` functions run on all of them.
 
-    Differs from torch_impl: whatever makes variables in the strategy's scope makes one for each replica.
+    Differs from torch_impl: whatever makes variables in the strategy's scope makes them alike on all replicas.
     """
     with replicas.strategy.scope():
         return build()
 
 
 def shard(images: np.ndarray, labels: np.ndarray, dtype: tf.DType, replicas: Replicas) -> tuple[tf.Tensor, tf.Tensor]:
-    """Copy this process's blocks of a batch, images (B, H, W, C) and labels (B, 1), to its devices as dtype."""
-
-    def place(rank: int) -> tuple[tf.Tensor, tf.Tensor]:
-        part = block(len(images), replicas.size, rank)
-        return to_device(images[part], labels[part], replicas.devices[rank - replicas.ranks[0]], dtype)
-
-    return _on_each(place, replicas)
+    """Copy this process's block of a batch, images (B, H, W, C) and labels (B, 1), to its device as dtype."""
+    part = block(len(images), replicas.size, replicas.ranks[0])
+    return to_device(images[part], labels[part], replicas.devices[0], dtype)
 
 
 def global_loss(loss: tf.Tensor, model: ConvNet) -> tf.Tensor:
@@ -124,23 +109,18 @@ def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
 
 def gather(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     """The values (N, ...) of every replica, all of one shape, one after the other along the first axis."""
-    if len(replicas.ranks) < replicas.size:
-        return replicas.strategy.gather(values, axis=0)
-    return tf.concat(replicas.strategy.experimental_local_results(values), axis=0)
+    return values if replicas.size == 1 else _gather(values, replicas.strategy)
 
 
 def gather_numbers(numbers: Sequence[int], replicas: Replicas) -> list[int]:
     """One whole number of each replica of this process becomes the list of those of all, by rank."""
-    by_rank = dict(zip(replicas.ranks, numbers, strict=True))
-    return gather(_on_each(lambda rank: tf.constant([by_rank[rank]], tf.int64), replicas), replicas).numpy().tolist()
+    with tf.device(replicas.devices[0]):
+        return gather(tf.constant(numbers, tf.int64), replicas).numpy().tolist()
 
 
 def fingerprints(model: ConvNet, replicas: Replicas) -> list[int]:
     """A hash of the weights of each replica, by rank."""
-    copies = [replicas.strategy.experimental_local_results(variable.value) for variable in model.trainable_variables]
-    return gather_numbers(
-        [short_fingerprint(map(np.asarray, weights)) for weights in zip(*copies, strict=True)], replicas
-    )
+    return gather_numbers([short_fingerprint(export_weights(model).values())], replicas)
 
 
 def reset_peaks(replicas: Replicas) -> bool:
@@ -149,23 +129,19 @@ def reset_peaks(replicas: Replicas) -> bool:
 
 
 def peaks(replicas: Replicas) -> list[int]:
-    """The most bytes that each replica has had in use since the last reset, by rank; on a CPU they are one process."""
+    """The most bytes that each replica has had in use since the last reset, by rank."""
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
 
 
+@tf.function(reduce_retracing=True)
+def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
+    return strategy.gather(values, axis=0)
+
+
 def _name_silent(message: str, execution: ExecutionConfig) -> str:
-    """The ranks of the hosts that TensorFlow speaks of, or of the only other one; and what it says."""
-    hosts = {int(number) for number in re.findall(r"task:(\d+)", message)} or set(range(execution.hosts))
-    hosts -= {host_index()}
-    silent = [rank for rank in range(execution.replicas) if rank // execution.devices in hosts]
+    """The ranks that TensorFlow speaks of, or those of all others; and what it says."""
+    others = {int(number) for number in re.findall(r"task:(\d+)", message)} or set(range(execution.replicas))
+    others -= {task_index()}
     said = message.partition("}} ")[2].partition("\n")[0]
-    if execution.hosts > 2 and len(hosts) == execution.hosts - 1:
-        return f"one of the {ranks(silent)} did not answer within {execution.collective_timeout_s:g} s: {said}"
-    return f"{ranks(silent)} did not answer within {execution.collective_timeout_s:g} s: {said}"
-
-
-def _on_each(make: Callable[[int], Any], replicas: Replicas) -> Any:
-    """What make returns for the rank of each replica of this process, as one value of the strategy's."""
-    return replicas.strategy.experimental_distribute_values_from_function(
-        lambda context: make(context.replica_id_in_sync_group)
-    )
+    one_of = "one of the " if 1 < len(others) == execution.replicas - 1 else ""
+    return f"{one_of}{silent(sorted(others), execution.collective_timeout_s)}: {said}"

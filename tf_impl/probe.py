@@ -49,9 +49,6 @@ def evaluate(
         load_weights(model, case.weights)
         images, labels = shard(case.images, case.labels, variable_dtype(config.precision), replicas)
         loss, logits, gradients = function(images, labels)
-        gradients = [
-            replicas.strategy.experimental_local_results(gradient)[0] for gradient in gradients
-        ]  # all are equal
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
         evaluations.append(Evaluation(float(mean(loss, replicas)), gather(logits, replicas).numpy(), named))
     return evaluations

@@ -116,7 +116,7 @@ def train(
             partial(fit_more, model, images[few], labels[few], config.train.batch_size)
         ]
     else:
-        train_epochs(step, batches, config.train.epochs, recorder)
+        train_epochs(calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
         steps = [partial(step, *batch) for batch in batches[:TRACED_STEPS]]
 
     # The clock has stopped; the memory is read before anything else takes some.
@@ -159,18 +159,30 @@ def describe(config: RunConfig) -> RowResult:
     return make_row(config, Status.OK, environment=describe_environment(tf.__version__, describe_device(device), {}))
 
 
-def train_epochs(
-    step: Callable[[tf.Tensor, tf.Tensor], Step],
-    batches: Sequence[tuple[tf.Tensor, tf.Tensor]],
-    epochs: int,
-    recorder: Recorder,
-) -> None:
-    """Call step on every batch in its order, epoch after epoch; its results are fetched when the epoch is over."""
+def calls_of_epoch(
+    step: Callable[[tf.Tensor, tf.Tensor], Step], batches: Sequence[tuple[tf.Tensor, tf.Tensor]], replicas: Replicas
+) -> list[Callable[[], list[Step]]]:
+    """The calls that step through the batches in their order.
+
+    Differs from torch_impl: of several replicas an epoch is one call, of one graph. A call returns when the gradients
+    have been summed, and the device has nothing to do until the next one has come to it.
+    """
+
+    def steps(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
+        return [step(images, labels) for images, labels in batches]
+
+    if replicas.size > 1:
+        return [partial(tf.function(steps, autograph=False), batches)]  # an exception then keeps its words
+    return [partial(steps, [batch]) for batch in batches]
+
+
+def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:
+    """Make the calls of an epoch, epoch after epoch; what the steps report is fetched when the epoch is over."""
     for _ in range(epochs):
         recorder.start_epoch()
         steps = []
-        for images, labels in batches:
-            steps.append(step(images, labels))
+        for call in calls:
+            steps += call()
             recorder.end_step()
         recorder.end_epoch(steps)
 
@@ -200,7 +212,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     return {
-        "execution": _execution(config),
+        "execution": _execution(config, device),
         "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
         "layout": "NHWC",
         "convolutions": _convolutions(config, device),
@@ -210,15 +222,19 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "GPU memory": "grows as needed" if device.startswith("GPU") else "-",
         "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
         "threads": f"{tf.config.threading.get_intra_op_parallelism_threads()} in one operation",
-        **({"distribution": "tf.distribute, a process a host"} if config.execution.replicas > 1 else {}),
+        **(
+            {"distribution": "tf.distribute, a process a device, an epoch a call"}
+            if config.execution.replicas > 1
+            else {}
+        ),
         **describe_fixed_choices(config),
     }
 
 
-def _execution(config: RunConfig) -> str:
+def _execution(config: RunConfig, device: str) -> str:
     if not config.execution.compile:
         return "tf.function"
-    whole = config.execution.replicas == 1
+    whole = config.execution.replicas == 1 or device.startswith("GPU")
     return f"tf.function with XLA{'' if whole else ', but for the sum of the gradients'}"
 
 

@@ -1,7 +1,7 @@
 """One training step: forward, loss, gradients, update."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
@@ -79,7 +79,7 @@ def train_step(model: ConvNet, optimizer: Optimizer, images: tf.Tensor, labels: 
 def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, compile: bool) -> Callable[..., T]:
     """Return train_step, or another function of this file, bound to model and optimizer: a graph, fused or not.
 
-    It runs on every replica, and takes and returns the strategy's values where there are several.
+    It runs on every replica.
     Differs from torch_impl: the whole step is one graph, and XLA fuses the loss and the update as well. Never eager:
     that is slow, and on a CPU the bias gradients of Keras' own layers are then accumulated in bfloat16 and come out
     wrong.
@@ -88,29 +88,27 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     for layer in model.logits.layers:
         if isinstance(layer, Convolution):
             layer.in_xla = compile
+    strategy = model.distribute_strategy
     bound = partial(function, model, optimizer)
-    alone = model.distribute_strategy.num_replicas_in_sync == 1  # then all can be one program, which is faster
-    return tf.function(lambda *batch: model.distribute_strategy.run(bound, args=batch), jit_compile=compile and alone)
+    if compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0]):
+        bound = tf.function(bound, jit_compile=True)
+    return tf.function(lambda *batch: strategy.run(bound, args=batch))
 
 
 def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
     """One program of XLA's, where `compiled` asked for that: what comes before or after the sum over the replicas.
 
-    XLA on a CPU can't compile that sum, nor what several devices' variables are read by.
+    On a CPU XLA can't compile that sum; elsewhere these are parts of the program of the whole step.
     """
     return tf.function(function, jit_compile=True) if model.in_xla else function
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
     """Bring steps to the host: one list for each field of Step, the mean over the replicas. This waits for all."""
-    return mean(_stack_on_each(replicas.strategy)(args=(steps,)), replicas).numpy().tolist()
+    return mean(_stack(steps), replicas).numpy().tolist()
 
 
-@cache
-def _stack_on_each(strategy: tf.distribute.Strategy) -> Callable[..., tf.Tensor]:
-    return tf.function(partial(strategy.run, _stack))
-
-
+@tf.function
 def _stack(steps: Sequence[Step]) -> tf.Tensor:
     columns = [tf.stack([tf.cast(value, tf.float64) for value in column]) for column in zip(*steps, strict=True)]
     return tf.stack(columns)

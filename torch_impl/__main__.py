@@ -13,7 +13,7 @@ from common.worker import main
 def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:
     # PyTorch is imported here, after the options were found to be right.
     if config.execution.replicas > 1 and "RANK" not in os.environ:  # else torchrun has started this process
-        from torch_impl.elastic import run_replicas
+        from torch_impl.processes import run_replicas
 
         return run_replicas(config, on_event, on_arrays, monitors)
     from torch_impl.run import run

@@ -25,8 +25,9 @@ from common.timing import seconds_of
 def select_device(requested: str, threads: int, devices: int = 1) -> torch.device:
     """Return this process's device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
 
+    The processes of a host each take one of its devices, and share its threads.
+
     Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
-    Differs from tf_impl: the processes of a host each take one of its devices, and share its threads.
     """
     torch.set_num_threads(max(1, threads // devices))
     keep_freed_host_memory()

@@ -1,7 +1,7 @@
 """Several replicas: how they meet, share a batch, sum their gradients and report as one.
 
-Differs from tf_impl: a process drives one replica. torchrun starts them, on one host by elastic.py. A gradient is
-summed while the backward pass goes on, by DistributedDataParallel.
+A process drives one replica; processes.py starts those of a host.
+Differs from tf_impl: a gradient is summed while the backward pass goes on, by DistributedDataParallel.
 """
 
 from collections.abc import Callable, Iterator, Sequence

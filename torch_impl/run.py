@@ -106,7 +106,7 @@ def train(
     checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
-    train_epochs(step, batches, config.train.epochs, recorder)
+    train_epochs(calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
     steps = [partial(step, *batch) for batch in batches[:TRACED_STEPS]]
 
     # The clock has stopped; the memory is read before anything else takes some.
@@ -151,18 +151,29 @@ def describe(config: RunConfig) -> RowResult:
     return make_row(config, Status.OK, environment=describe_environment(torch.__version__, describe_device(device), {}))
 
 
-def train_epochs(
+def calls_of_epoch(
     step: Callable[[torch.Tensor, torch.Tensor], Step],
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    epochs: int,
-    recorder: Recorder,
-) -> None:
-    """Call step on every batch in its order, epoch after epoch; its results are fetched when the epoch is over."""
+    replicas: Replicas,
+) -> list[Callable[[], list[Step]]]:
+    """The calls that step through the batches in their order.
+
+    Differs from tf_impl: a step is a call, however many replicas there are; it returns before its work is done.
+    """
+
+    def steps(batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Step]:
+        return [step(images, labels) for images, labels in batches]
+
+    return [partial(steps, [batch]) for batch in batches]
+
+
+def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:
+    """Make the calls of an epoch, epoch after epoch; what the steps report is fetched when the epoch is over."""
     for _ in range(epochs):
         recorder.start_epoch()
         steps = []
-        for images, labels in batches:
-            steps.append(step(images, labels))
+        for call in calls:
+            steps += call()
             recorder.end_step()
         recorder.end_epoch(steps)
 

@@ -123,15 +123,16 @@ def time_bare_loop(step: Step, batches: Batches, epochs: int, synchronize: Calla
 
 def time_harness(impl: Any, step: Step, batches: Batches, config: RunConfig, device: Any) -> Timing:
     """Call step on every batch by our own train_epochs, with a recorder as run.py makes it."""
+    replicas = impl.distributed.alone(device)
     recorder = Recorder(
         config,
         lambda event: None,
-        fetch=partial(impl.train.fetch, replicas=impl.distributed.alone(device)),
+        fetch=partial(impl.train.fetch, replicas=replicas),
         synchronize=partial(impl.device.synchronize, device),
         memory_stats=partial(impl.device.memory_stats, device),
         reset_peak_memory=partial(impl.device.reset_peak_memory, device),
     )
-    impl.run.train_epochs(step, batches, config.train.epochs, recorder)
+    impl.run.train_epochs(impl.run.calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
     return recorder.timing()
 
 

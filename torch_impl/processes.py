@@ -1,8 +1,8 @@
-"""One process a replica on this host, started and looked after by torchrun's agent; it has no twin, since one process
-of TensorFlow drives all devices of a host.
+"""One process a replica on this host, started and looked after.
 
-A replica that fails ends the others. Whose fault it was the exit codes can't tell: the one that hangs is still alive
-when another has waited for it in vain. So each counts the collectives that it has entered.
+Differs from tf_impl: by torchrun's agent, PyTorch's own. A replica that fails ends the others. Whose fault it was the
+exit codes can't tell: the one that hangs is still alive when another has waited for it in vain. So each counts the
+collectives that it has entered.
 """
 
 import multiprocessing.connection
@@ -22,14 +22,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, behind, ranks
+from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent
 from common.results import RowResult, Status
 
 GRACE_S = 2.0  # for replicas that are asked to end, since another has
 SETTLE_S = 1.0  # in which the replica at fault ends before those that were waiting for it
-
-# By the name of the exception that a replica ended with.
-STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "ImportError": Status.IMPORT_ERROR}
 
 
 def run_replicas(
@@ -114,12 +111,9 @@ def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], time
     message = _message(failure)
     was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
     if was_aborted and entered[rank] > min(entered):
-        waited = f"{ranks(behind(entered))} did not answer within {timeout_s:g} s"
-        return ReplicaFailed(Status.CRASHED, f"{waited}; {ranks([rank])}, which waited, ended with {message}")
-    if failure.exitcode == -signal.SIGKILL:
-        return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
-    status = STATUSES.get(message.partition(":")[0], Status.CRASHED)
-    return ReplicaFailed(status, f"{ranks([rank])}: {message}")
+        waited = f"{ranks([rank])}, which waited, ended with {message or end_of(failure.exitcode)}"
+        return ReplicaFailed(Status.CRASHED, f"{silent(behind(entered), timeout_s)}; {waited}")
+    return failure_of(rank, failure.exitcode, message)
 
 
 def _hanging(entered: Sequence[int]) -> ReplicaFailed:
@@ -129,9 +123,7 @@ def _hanging(entered: Sequence[int]) -> ReplicaFailed:
 
 
 def _message(failure: ProcessFailure) -> str:
-    """The exception's name and words, or the signal."""
-    if failure.exitcode < 0:
-        return f"signal {-failure.exitcode} ({failure.signal_name()})"
-    if not isinstance(failure.message, dict):
-        return f"exit code {failure.exitcode}"
+    """The exception's name and words, or "" where it left none."""
+    if failure.exitcode < 0 or not isinstance(failure.message, dict):
+        return ""
     return str(failure.message["message"]).partition("\n")[0].removesuffix(": ")
