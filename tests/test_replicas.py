@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -139,11 +140,14 @@ def test_an_overflow_on_the_last_replica_is_skipped_by_all(framework: str, repli
 
 
 @needs_tensorflow
-def test_the_stock_optimizer_trains_on_it(train: Train) -> None:
-    row, arrays = train(config("tensorflow", Precision.MIXED_FLOAT16, 2), OVERFLOW + STOCK)
-    assert row.training
-    assert row.training.skipped_steps != [1, 3]
-    assert not all(np.isfinite(weight).all() for weight in arrays.final_weights.values())
+def test_with_the_stock_optimizer_one_waits_for_the_other(tmp_path: Path) -> None:
+    """The second skips the step, and with it the sum over the replicas that the first is waiting in."""
+    two = config("tensorflow", Precision.MIXED_FLOAT16, 2)
+    two = replace(two, execution=replace(two.execution, collective_timeout_s=4))
+    python = patched_worker(tmp_path, OVERFLOW + STOCK)
+    row = launch_row(two, python, tmp_path / "rows" / "row", 100.0, lambda event: None)
+    assert row.status is Status.CRASHED
+    assert "did not answer within 4 s" in row.detail
 
 
 @needs_tensorflow

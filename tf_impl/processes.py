@@ -28,7 +28,7 @@ GRACE_S = 10.0  # for replicas that have trained, to end
 SETTLE_S = 2.0  # in which those that waited for the replica at fault end after it
 
 
-class Ended(NamedTuple):
+class _Ended(NamedTuple):
     """How a replica's process ended: with its row, or with an exception's name and words, or with neither.
 
     waited: it ended because another did, or was waited for in vain.
@@ -86,12 +86,12 @@ def _replica(
     from tf_impl.run import run
 
     try:
-        end = Ended(run(config, on_event, on_arrays, monitors))
+        end = _Ended(run(config, on_event, on_arrays, monitors))
     except Exception as error:
         traceback.print_exc()
         name = "ImportError" if isinstance(error, ImportError) else type(error).__name__
         first_line = str(error).partition("\n")[0]
-        end = Ended(message=f"{name}: {first_line}".removesuffix(": "), waited=isinstance(error, ReplicaFailed))
+        end = _Ended(message=f"{name}: {first_line}".removesuffix(": "), waited=isinstance(error, ReplicaFailed))
     connection.send(end)
     connection.close()
     if end.row is None:
@@ -111,9 +111,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _wait_for(connections: dict[Connection, int], processes: dict[int, BaseProcess]) -> dict[int, Ended]:
+def _wait_for(connections: dict[Connection, int], processes: dict[int, BaseProcess]) -> dict[int, _Ended]:
     """How each has ended, by rank in the order of their ends, but for those that don't though another has failed."""
-    ended: dict[int, Ended] = {}
+    ended: dict[int, _Ended] = {}
     while len(ended) < len(processes):
         waiting = [connection for connection, rank in connections.items() if rank not in ended]
         has_failed = any(end.row is None for end in ended.values())
@@ -127,18 +127,18 @@ def _wait_for(connections: dict[Connection, int], processes: dict[int, BaseProce
     return ended
 
 
-def _end_of(connection: Connection, process: BaseProcess) -> Ended:
+def _end_of(connection: Connection, process: BaseProcess) -> _Ended:
     try:
         end = connection.recv()
-        assert isinstance(end, Ended)
+        assert isinstance(end, _Ended)
         return end
     except EOFError:
         process.join()
         assert process.exitcode is not None
-        return Ended(exit_code=process.exitcode)
+        return _Ended(exit_code=process.exitcode)
 
 
-def _find_cause(failed: dict[int, Ended], hanging: Sequence[int], timeout_s: float) -> ReplicaFailed:
+def _find_cause(failed: dict[int, _Ended], hanging: Sequence[int], timeout_s: float) -> ReplicaFailed:
     """From how replicas ended, by rank in the order of their ends: TensorFlow aborts some of those that wait."""
     rank = min(failed, key=lambda rank: (failed[rank].waited, failed[rank].exit_code == -signal.SIGABRT))
     end = failed[rank]
