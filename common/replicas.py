@@ -76,12 +76,12 @@ def is_chief(framework: str) -> bool:
     """Whether this process is the one that writes and prints."""
     if framework == "torch":
         return os.environ.get("RANK", "0") == "0"
-    return "TF_CONFIG" not in os.environ or task_index() == 0
+    return task_index() == 0
 
 
 def task_index() -> int:
-    """Which of TF_CONFIG's workers this process is."""
-    return int(_tf_config()["task"]["index"])
+    """Which of TF_CONFIG's workers this process is; 0 without one."""
+    return int(_tf_config()["task"]["index"]) if "TF_CONFIG" in os.environ else 0
 
 
 def tf_configs(devices: int) -> dict[int, str]:

@@ -133,7 +133,7 @@ def peaks(replicas: Replicas) -> list[int]:
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
 
 
-@tf.function(reduce_retracing=True)
+@tf.function
 def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
     return strategy.gather(values, axis=0)
 
