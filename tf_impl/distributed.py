@@ -21,6 +21,9 @@ from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
 from tf_impl.optimizer import Optimizer
 
+RING = tf.distribute.experimental.CommunicationImplementation.RING
+NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
+
 
 class Replicas(NamedTuple):
     """Who trains together: `size` replicas in all; `ranks` are those of this process, `devices` what they are on.
@@ -56,16 +59,14 @@ def joined(
     if execution.replicas == 1:
         yield alone(device)
         return
-    backend = "NCCL" if device.startswith("GPU") else "RING"
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=execution.collective_timeout_s,
-            implementation=getattr(tf.distribute.experimental.CommunicationImplementation, backend),
+            timeout_seconds=execution.collective_timeout_s, implementation=RING
         )
     )
     rank = task_index()
     try:
-        yield Replicas(strategy.num_replicas_in_sync, range(rank, rank + 1), [device], backend.lower(), strategy)
+        yield Replicas(strategy.num_replicas_in_sync, range(rank, rank + 1), [device], _backend(strategy), strategy)
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
         raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
 
@@ -99,7 +100,9 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
     """
     if model.distribute_strategy.num_replicas_in_sync == 1:
         return gradients
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    implementation = NCCL if _backend(model.distribute_strategy) == "nccl" else RING
+    options = tf.distribute.experimental.CommunicationOptions(implementation=implementation)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
 
 
 def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
@@ -131,6 +134,11 @@ def reset_peaks(replicas: Replicas) -> bool:
 def peaks(replicas: Replicas) -> list[int]:
     """The most bytes that each replica has had in use since the last reset, by rank."""
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
+
+
+def _backend(strategy: tf.distribute.Strategy) -> str:
+    """What sums gradients, which alone go by NCCL: the replicas can make one communicator, XLA's or TensorFlow's."""
+    return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
 @tf.function

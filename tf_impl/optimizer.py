@@ -25,29 +25,30 @@ class FusedAdam(keras.optimizers.Adam):
 
         Decayed by 1, moments keep their value; at a learning rate of 0, so do the variables.
         """
+        dtype = variables[0].value.dtype
+        t = tf.cast(self.iterations + 1, dtype)
+        # Once for all variables: of several replicas the device waits while the host calls these operations.
+        scalars = {
+            "beta1_power": tf.cast(self.beta_1, dtype) ** t,  # by way of float32, as in Keras
+            "beta2_power": tf.cast(self.beta_2, dtype) ** t,
+            "lr": tf.where(finite, tf.cast(self.learning_rate, dtype), 0),
+            "beta1": tf.where(finite, tf.constant(self.beta_1, dtype), 1),
+            "beta2": tf.where(finite, tf.constant(self.beta_2, dtype), 1),
+            "epsilon": tf.constant(self.epsilon, dtype),
+        }
         for gradient, variable in zip(gradients, variables, strict=True):
-            self._update(tf.where(finite, gradient, 0), variable.value, self.learning_rate, finite)
+            index = self._get_variable_index(variable.value)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.value.handle,
+                m=self._momentums[index].value.handle,
+                v=self._velocities[index].value.handle,
+                grad=tf.where(finite, tf.cast(gradient, dtype), 0),
+                **scalars,
+            )
         _assign(self.iterations, self.iterations + tf.cast(finite, self.iterations.dtype))
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
         self.apply_where(tf.constant(True), grads, trainable_variables)
-
-    def _update(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor, finite: tf.Tensor) -> None:
-        dtype, index = variable.dtype, self._get_variable_index(variable)
-        beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
-        t = tf.cast(self.iterations + 1, dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.cast(self.beta_1, dtype) ** t,  # by way of float32, as in Keras
-            beta2_power=tf.cast(self.beta_2, dtype) ** t,
-            lr=tf.where(finite, tf.cast(learning_rate, dtype), 0),
-            beta1=tf.where(finite, beta_1, 1),
-            beta2=tf.where(finite, beta_2, 1),
-            epsilon=tf.constant(self.epsilon, dtype),
-            grad=tf.cast(gradient, dtype),
-        )
 
 
 class LossScale(keras.optimizers.LossScaleOptimizer):
@@ -59,12 +60,13 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
         finite = self.check_finite(grads)
-        unscaled = [gradient / self.dynamic_scale for gradient in grads]
+        scale = tf.convert_to_tensor(self.dynamic_scale)
+        unscaled = [gradient / scale for gradient in grads]
         self.inner_optimizer.apply_where(finite, unscaled, trainable_variables)
         finite_steps = tf.where(finite, self.step_counter + 1, 0)
         growth = tf.where(finite_steps == self.dynamic_growth_steps, LOSS_SCALE_GROWTH, 1.0)
         _assign(self.step_counter, finite_steps % self.dynamic_growth_steps)
-        _assign(self.dynamic_scale, self.dynamic_scale * tf.where(finite, growth, LOSS_SCALE_BACKOFF))
+        _assign(self.dynamic_scale, scale * tf.where(finite, growth, LOSS_SCALE_BACKOFF))
 
 
 def _assign(variable: keras.Variable, value: tf.Tensor) -> None:
