@@ -347,3 +347,19 @@ def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs
     one = replace(config("torch", Precision.FLOAT32, 1), data=DataConfig(48, SHAPE))
     execution, train = replace(one.execution, devices=devices), replace(one.train, batch_size=batch_size)
     assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs
+
+
+@pytest.mark.parametrize(("size", "calls"), [(1, 3), (2, 1)])
+@needs_tensorflow
+def test_an_epoch_is_one_call(size: int, calls: int) -> None:
+    """TensorFlow's, of several replicas; what it returns are the steps all the same."""
+    import tensorflow as tf
+
+    from tf_impl.distributed import Replicas
+    from tf_impl.run import calls_of_epoch
+
+    replicas = Replicas(size, range(1), ["CPU:0"], "ring", tf.distribute.get_strategy())
+    batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(3)]
+    made = calls_of_epoch(lambda images, labels: images + labels, batches, replicas)
+    assert len(made) == calls
+    assert [step.numpy().tolist() for call in made for step in call()] == [[1, 1], [2, 2], [3, 3]]
