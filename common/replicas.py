@@ -109,6 +109,13 @@ def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
     return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
 
 
+def stuck(entered: Sequence[int]) -> ReplicaFailed:
+    """What to say once a row's time is over, from how many collectives each replica has entered."""
+    slow = behind(entered)
+    waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
+    return ReplicaFailed(Status.TIMEOUT, waited)
+
+
 def end_of(exit_code: int) -> str:
     """The signal, or the exit code, of a process that ended without a word."""
     if exit_code >= 0:

@@ -28,7 +28,8 @@ NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
 class Replicas(NamedTuple):
     """Who trains together: `size` replicas in all; `ranks` are those of this process, `devices` what they are on.
 
-    backend sums their gradients. strategy is what TensorFlow drives them by.
+    backend sums their gradients. strategy is what TensorFlow drives them by. on_collective is told before each call in
+    which they wait for each other.
     """
 
     size: int
@@ -36,6 +37,7 @@ class Replicas(NamedTuple):
     devices: list[str]
     backend: str
     strategy: tf.distribute.Strategy
+    on_collective: Callable[[], object] = lambda: None
 
     @property
     def is_chief(self) -> bool:
@@ -54,11 +56,11 @@ def joined(
     """Meet the other replicas, and take leave of them when the block has ended well. A single one meets nobody.
 
     A collective that some of them don't enter raises after execution.collective_timeout_s.
-    Differs from torch_impl: nobody can be told of a collective, which is an operation within a graph.
     """
     if execution.replicas == 1:
         yield alone(device)
         return
+    on_collective()
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(
             timeout_seconds=execution.collective_timeout_s, implementation=RING
@@ -66,7 +68,9 @@ def joined(
     )
     rank = task_index()
     try:
-        yield Replicas(strategy.num_replicas_in_sync, range(rank, rank + 1), [device], _backend(strategy), strategy)
+        yield Replicas(
+            strategy.num_replicas_in_sync, range(rank, rank + 1), [device], _backend(strategy), strategy, on_collective
+        )
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
         raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
 
@@ -107,12 +111,16 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
 
 def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     """The mean over the replicas of values of any shape, on all of them."""
+    replicas.on_collective()
     return replicas.strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
 
 
 def gather(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
     """The values (N, ...) of every replica, all of one shape, one after the other along the first axis."""
-    return values if replicas.size == 1 else _gather(values, replicas.strategy)
+    if replicas.size == 1:
+        return values
+    replicas.on_collective()
+    return _gather(values, replicas.strategy)
 
 
 def gather_numbers(numbers: Sequence[int], replicas: Replicas) -> list[int]:

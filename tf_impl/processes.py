@@ -1,7 +1,8 @@
 """One process a replica on this host, started and looked after.
 
 Differs from torch_impl: TensorFlow has no launcher of its own, so that this is one. A replica that fails ends the
-others. Whose fault it was shows in who has ended and how: one that waited in vain says so, one that hangs is alive.
+others. Whose fault it was shows in who has ended and how: one that waited in vain says so, and one that hangs is alive.
+But TensorFlow may crash when it gives up waiting, so each also counts the calls in which it may have to wait.
 
 Not one process for all, as by MirroredStrategy: that one calls the operations of its devices by turns, and is slower.
 """
@@ -12,15 +13,18 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import Array, c_longlong
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import NamedTuple
 
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, failure_of, ranks, silent, tf_configs
+from common.replicas import ReplicaFailed, end_of, failure_of, ranks, silent, stuck, tf_configs
 from common.results import RowResult, Status
 
 GRACE_S = 10.0  # for replicas that have trained, to end
@@ -47,21 +51,24 @@ def run_replicas(
     Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
     """
     context = multiprocessing.get_context("spawn")
+    entered = context.RawArray(c_longlong, config.execution.devices)
     processes: dict[int, BaseProcess] = {}
     connections: dict[Connection, int] = {}
     try:
-        for rank, tf_config in tf_configs(config.execution.devices).items():
+        for number, (rank, tf_config) in enumerate(tf_configs(config.execution.devices).items()):
             ours, theirs = context.Pipe(duplex=False)
-            arguments = (theirs, tf_config, config, on_event, on_arrays, monitors)
+            arguments = (theirs, tf_config, number, entered, config, on_event, on_arrays, monitors)
             process: BaseProcess = context.Process(target=_replica, args=arguments)
             process.start()
             processes[rank], connections[ours] = process, rank
             theirs.close()  # else its end would never show
-        ended = _wait_for(connections, processes)
+        with _asked_to_end(entered):
+            ended = _wait_for(connections, processes)
         failed = {rank: end for rank, end in ended.items() if end.row is None}
         if failed:
             hanging = sorted(processes.keys() - ended.keys())
-            raise _find_cause(failed, hanging, config.execution.collective_timeout_s)
+            ahead = [rank for rank, count in zip(processes, entered, strict=True) if count > min(entered)]
+            raise _find_cause(failed, hanging, ahead, config.execution.collective_timeout_s)
         for process in processes.values():
             process.join(GRACE_S)
     finally:
@@ -75,6 +82,8 @@ def run_replicas(
 def _replica(
     connection: Connection,
     tf_config: str,
+    number: int,
+    entered: "Array[c_longlong]",
     config: RunConfig,
     on_event: OnEvent,
     on_arrays: OnArrays | None,
@@ -84,8 +93,11 @@ def _replica(
     os.environ["TF_CONFIG"] = tf_config
     from tf_impl.run import run
 
+    def count() -> None:
+        entered[number] += 1
+
     try:
-        end = _Ended(run(config, on_event, on_arrays, monitors))
+        end = _Ended(run(config, on_event, on_arrays, monitors._replace(on_collective=count)))
     except Exception as error:
         traceback.print_exc()
         name = "ImportError" if isinstance(error, ImportError) else type(error).__name__
@@ -108,6 +120,20 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _asked_to_end(entered: "Array[c_longlong]") -> Iterator[None]:
+    """Raise ReplicaFailed in the block when SIGTERM comes: the row's time is over."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise stuck(list(entered))
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_for(connections: dict[Connection, int], processes: dict[int, BaseProcess]) -> dict[int, _Ended]:
@@ -137,16 +163,22 @@ def _end_of(connection: Connection, process: BaseProcess) -> _Ended:
         return _Ended(exit_code=process.exitcode)
 
 
-def _find_cause(failed: dict[int, _Ended], hanging: Sequence[int], timeout_s: float) -> ReplicaFailed:
-    """From how replicas ended, by rank in the order of their ends: TensorFlow aborts some of those that wait."""
-    rank = min(failed, key=lambda rank: (failed[rank].waited, failed[rank].exit_code == -signal.SIGABRT))
+def _find_cause(
+    failed: dict[int, _Ended], hanging: Sequence[int], ahead: Sequence[int], timeout_s: float
+) -> ReplicaFailed:
+    """From how replicas ended, by rank in the order of their ends, who hangs, and who was ahead of others."""
+
+    def was_aborted(rank: int) -> bool:
+        return failed[rank].exit_code in (-signal.SIGABRT, -signal.SIGSEGV)
+
+    rank = min(failed, key=lambda rank: (failed[rank].waited, was_aborted(rank)))
     end = failed[rank]
-    if not end.waited:
+    if not end.waited and not (was_aborted(rank) and hanging and rank in ahead):
         return failure_of(rank, end.exit_code, end.message)
     message = end.message.partition(": ")[2]
     if not hanging:
         return ReplicaFailed(Status.CRASHED, message)
-    said = message.partition(": ")[2]
+    said = message.partition(": ")[2] or end_of(end.exit_code)
     return ReplicaFailed(
         Status.CRASHED, f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
     )

@@ -171,9 +171,16 @@ def calls_of_epoch(
     def steps(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
         return [step(images, labels) for images, labels in batches]
 
-    if replicas.size > 1:
-        return [partial(tf.function(steps, autograph=False), batches)]  # an exception then keeps its words
-    return [partial(steps, [batch]) for batch in batches]
+    if replicas.size == 1:
+        return [partial(steps, [batch]) for batch in batches]
+    graph = tf.function(steps, autograph=False)  # an exception then keeps its words
+
+    def epoch() -> list[Step]:
+        graph.get_concrete_function(batches)  # traced by each replica for itself
+        replicas.on_collective()
+        return graph(batches)
+
+    return [epoch]
 
 
 def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:

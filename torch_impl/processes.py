@@ -22,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent
+from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
 from common.results import RowResult, Status
 
 GRACE_S = 2.0  # for replicas that are asked to end, since another has
@@ -63,7 +63,7 @@ def run_replicas(
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from error
-        raise _hanging(list(entered)) from error
+        raise stuck(list(entered)) from error
     return rows[0]
 
 
@@ -114,12 +114,6 @@ def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], time
         waited = f"{ranks([rank])}, which waited, ended with {message or end_of(failure.exitcode)}"
         return ReplicaFailed(Status.CRASHED, f"{silent(behind(entered), timeout_s)}; {waited}")
     return failure_of(rank, failure.exitcode, message)
-
-
-def _hanging(entered: Sequence[int]) -> ReplicaFailed:
-    slow = behind(entered)
-    waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
-    return ReplicaFailed(Status.TIMEOUT, waited)
 
 
 def _message(failure: ProcessFailure) -> str:
