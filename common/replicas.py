@@ -120,7 +120,8 @@ def end_of(exit_code: int) -> str:
     """The signal, or the exit code, of a process that ended without a word."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
-    return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {-exit_code} ({names.get(-exit_code, 'a real-time signal')})"
 
 
 def silent(behind: Sequence[int], timeout_s: float) -> str:

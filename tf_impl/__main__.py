@@ -1,6 +1,7 @@
 """One TensorFlow row from the command line: `python -m tf_impl --precision mixed_float16`."""
 
 import sys
+from importlib.util import find_spec
 
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
@@ -11,7 +12,7 @@ from common.worker import main
 
 def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:
     # TensorFlow is imported here, after the options were found to be right.
-    if config.execution.devices > 1:
+    if config.execution.devices > 1 and find_spec("tensorflow"):
         from tf_impl.processes import run_replicas
 
         return run_replicas(config, on_event, on_arrays, monitors)
