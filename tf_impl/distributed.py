@@ -160,4 +160,4 @@ def _name_silent(message: str, execution: ExecutionConfig) -> str:
     others -= {task_index()}
     said = re.search(r"(?:\}\} |stack traces unavailable>\n)(.*)", message)  # after the node that failed
     one_of = "one of the " if 1 < len(others) == execution.replicas - 1 else ""
-    return f"{one_of}{silent(sorted(others), execution.collective_timeout_s)}: {said[1] if said else message}"
+    return f"{one_of}{silent(sorted(others), execution.collective_timeout_s)}: {said[1] if said else message.partition('\n')[0]}"
