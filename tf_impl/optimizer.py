@@ -61,7 +61,7 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
         finite = self.check_finite(grads)
         scale = tf.convert_to_tensor(self.dynamic_scale)
-        unscaled = [gradient / scale for gradient in grads]
+        unscaled = [gradient / tf.cast(scale, gradient.dtype) for gradient in grads]
         self.inner_optimizer.apply_where(finite, unscaled, trainable_variables)
         finite_steps = tf.where(finite, self.step_counter + 1, 0)
         growth = tf.where(finite_steps == self.dynamic_growth_steps, LOSS_SCALE_GROWTH, 1.0)
