@@ -101,8 +101,11 @@ def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: st
 
 SLOW_END = """
 import atexit
-if os.environ.get("RANK") == "0" or '"index": 0' in os.environ.get("TF_CONFIG", ""):
-    atexit.register(time.sleep, 3)
+@atexit.register
+def end_late():
+    if os.environ.get("RANK") == "0" or '"index": 0' in os.environ.get("TF_CONFIG", ""):
+        open({late!r}, "w").close()
+        time.sleep(3)
 """
 
 
@@ -116,7 +119,10 @@ def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Pat
         TrainConfig(epochs=2, batch_size=4),
         execution=ExecutionConfig("cpu", threads=2, devices=2),
     )
-    row = launch_row(config, patched_worker(tmp_path, SLOW_END), tmp_path / "rows" / "row", 60, lambda event: None)
+    late = tmp_path / "late"
+    python = patched_worker(tmp_path, SLOW_END.format(late=str(late)))
+    row = launch_row(config, python, tmp_path / "rows" / "row", 60, lambda event: None)
+    assert late.exists()
     assert (row.status, row.detail) == (Status.OK, "")
 
 

@@ -21,8 +21,10 @@ from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
 from tf_impl.optimizer import Optimizer
 
-RING = tf.distribute.experimental.CommunicationImplementation.RING
-NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
+BACKENDS = {
+    "ring": tf.distribute.experimental.CommunicationImplementation.RING,
+    "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
+}
 
 
 class Replicas(NamedTuple):
@@ -63,7 +65,7 @@ def joined(
     on_collective()
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=execution.collective_timeout_s, implementation=RING
+            timeout_seconds=execution.collective_timeout_s, implementation=BACKENDS["ring"]
         )
     )
     rank = task_index()
@@ -104,8 +106,8 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
     """
     if model.distribute_strategy.num_replicas_in_sync == 1:
         return gradients
-    implementation = NCCL if _backend(model.distribute_strategy) == "nccl" else RING
-    options = tf.distribute.experimental.CommunicationOptions(implementation=implementation)
+    backend = BACKENDS[_backend(model.distribute_strategy)]
+    options = tf.distribute.experimental.CommunicationOptions(implementation=backend)
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
 
 
@@ -145,7 +147,7 @@ def peaks(replicas: Replicas) -> list[int]:
 
 
 def _backend(strategy: tf.distribute.Strategy) -> str:
-    """What sums gradients, which alone go by NCCL: the replicas can make one communicator, XLA's or TensorFlow's."""
+    """What sums gradients. They alone go by NCCL: XLA could not connect where TensorFlow had used it for something else."""
     return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
