@@ -147,7 +147,7 @@ def peaks(replicas: Replicas) -> list[int]:
 
 
 def _backend(strategy: tf.distribute.Strategy) -> str:
-    """What sums gradients. They alone go by NCCL: XLA could not connect where TensorFlow had used it for something else."""
+    """What sums gradients. They alone go by NCCL: XLA could not connect where something else had used it before."""
     return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
