@@ -106,9 +106,15 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
     """
     if model.distribute_strategy.num_replicas_in_sync == 1:
         return gradients
-    backend = BACKENDS[_backend(model.distribute_strategy)]
-    options = tf.distribute.experimental.CommunicationOptions(implementation=backend)
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
+    backend = _backend(model.distribute_strategy)
+    options = tf.distribute.experimental.CommunicationOptions(implementation=BACKENDS[backend])
+
+    def all_reduce(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
+
+    if backend == "nccl":
+        return tf.function(all_reduce, jit_compile=True)(list(gradients))
+    return all_reduce(list(gradients))
 
 
 def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:

@@ -168,12 +168,12 @@ def calls_of_epoch(
     have been summed, and the device has nothing to do until the next one has come to it.
     """
 
-    def steps(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
+    def steps(step: Callable[..., Step], batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
         return [step(images, labels) for images, labels in batches]
 
     if replicas.size == 1:
-        return [partial(steps, [batch]) for batch in batches]
-    graph = tf.function(steps, autograph=False)  # an exception then keeps its words
+        return [partial(steps, step, [batch]) for batch in batches]
+    graph = tf.function(partial(steps, step.python_function), autograph=False)  # an exception then keeps its words
 
     def epoch() -> list[Step]:
         graph.get_concrete_function(batches)  # traced by each replica for itself

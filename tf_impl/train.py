@@ -89,9 +89,8 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         if isinstance(layer, Convolution):
             layer.in_xla = compile
     strategy = model.distribute_strategy
-    bound = partial(function, model, optimizer)
-    if compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0]):
-        bound = tf.function(bound, jit_compile=True)
+    whole = compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0])
+    bound = tf.function(partial(function, model, optimizer), jit_compile=whole)
     return tf.function(lambda *batch: strategy.run(bound, args=batch))
 
 
