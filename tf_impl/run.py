@@ -168,12 +168,19 @@ def calls_of_epoch(
     have been summed, and the device has nothing to do until the next one has come to it.
     """
 
-    def steps(step: Callable[..., Step], batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
-        return [step(images, labels) for images, labels in batches]
+    def one(images: tf.Tensor, labels: tf.Tensor) -> list[Step]:
+        return [step(images, labels)]
+
+    def all_in_turn(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
+        steps: list[Step] = []
+        for images, labels in batches:
+            with tf.control_dependencies(steps[-1] if steps else []):
+                steps.append(step.python_function(tf.identity(images), tf.identity(labels)))
+        return steps
 
     if replicas.size == 1:
-        return [partial(steps, step, [batch]) for batch in batches]
-    graph = tf.function(partial(steps, step.python_function), autograph=False)  # an exception then keeps its words
+        return [partial(one, *batch) for batch in batches]
+    graph = tf.function(all_in_turn, autograph=False)  # an exception then keeps its words
 
     def epoch() -> list[Step]:
         graph.get_concrete_function(batches)  # traced by each replica for itself
@@ -239,10 +246,10 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
 
 
 def _execution(config: RunConfig, device: str) -> str:
-    if not config.execution.compile:
-        return "tf.function"
-    whole = config.execution.replicas == 1 or device.startswith("GPU")
-    return f"tf.function with XLA{'' if whole else ', but for the sum of the gradients'}"
+    alone, on_gpu = config.execution.replicas == 1, device.startswith("GPU")
+    if config.execution.compile:
+        return f"tf.function with XLA{'' if alone or on_gpu else ', but for the sum of the gradients'}"
+    return f"tf.function{', the sum of the gradients with XLA' if on_gpu and not alone else ''}"
 
 
 def _convolutions(config: RunConfig, device: str) -> str:

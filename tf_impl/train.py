@@ -89,8 +89,9 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         if isinstance(layer, Convolution):
             layer.in_xla = compile
     strategy = model.distribute_strategy
-    whole = compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0])
-    bound = tf.function(partial(function, model, optimizer), jit_compile=whole)
+    bound = partial(function, model, optimizer)
+    if compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0]):
+        bound = tf.function(bound, jit_compile=True)
     return tf.function(lambda *batch: strategy.run(bound, args=batch))
 
 
