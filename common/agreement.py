@@ -251,10 +251,10 @@ def _check_label(config: RunConfig, first: FirstBatch, actual: Weights) -> list[
         return []
     error = float(np.median([relative_error(actual[name], gradient) for name, gradient in first.gradients.items()]))
     share = first.price / error if error else math.inf
-    checks = [compare(RUN_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "first batch, median of the gradients")]
-    if config.execution.replicas > 1:  # a sum of what each has held is no number of the 16-bit type any more
-        return checks
-    return checks + check_held(RUN_LABEL, config.precision, "first batch", actual, first.loss_scale)
+    return [
+        compare(RUN_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "first batch, median of the gradients"),
+        *check_held(RUN_LABEL, config.precision, "first batch", actual, first.loss_scale),
+    ]
 
 
 def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> tuple[int, str]:

@@ -133,7 +133,7 @@ def loss_and_gradients(
     Every stored tensor goes through `rounding`, and so does the gradient of the scaled loss on its way back through it.
     What is rounded to 16 bits is computed in float32, whose own roundings are nothing beside those. The batch is worked
     off in parts, whose gradients add up in float64 before they are stored: no part outgrows memory. Of several replicas
-    each stores the gradients of its own block, and these are summed.
+    each stores the gradients of its own block, and their sums are stored too.
     """
     dtype = np.float64 if rounding is exact else np.float32
     rounded = {name: rounding(array.astype(dtype)) for name, array in weights.items()}
@@ -153,7 +153,7 @@ def loss_and_gradients(
     for name in weights:
         gradients = (part[name].astype(np.float64) for _, part in parts)
         stored = (rounding(_sum(islice(gradients, of_block))) for _ in range(replicas))
-        unscaled[name] = _sum(stored) / loss_scale
+        unscaled[name] = rounding(_sum(stored)) / loss_scale
     return Evaluation(binary_crossentropy(labels, logits), logits, unscaled)
 
 

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common.config import ExecutionConfig
+from common.config import ExecutionConfig, Precision
 from common.data import short_fingerprint
 from common.replicas import ReplicaFailed, block, silent, task_index
 from common.results import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
 from tf_impl.optimizer import Optimizer
+from tf_impl.precision import compute_dtype
 
 BACKENDS = {
     "ring": tf.distribute.experimental.CommunicationImplementation.RING,
@@ -99,7 +100,7 @@ def global_loss(loss: tf.Tensor, model: ConvNet) -> tf.Tensor:
 
 
 def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf.Tensor]:
-    """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
+    """Sum over the replicas, before anyone asks whether a gradient is finite: so all decide alike, and as one would.
 
     Differs from torch_impl: the sum has to be asked for. Keras would sum too, but after its LossScaleOptimizer has
     looked at the first replica's own gradients.
@@ -109,12 +110,12 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
     backend = _backend(model.distribute_strategy)
     options = tf.distribute.experimental.CommunicationOptions(implementation=BACKENDS[backend])
 
-    def all_reduce(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
+    def add(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
+        return [_as_of_one(values, model.precision) for values in sums]
 
-    if backend == "nccl":
-        return tf.function(all_reduce, jit_compile=True)(list(gradients))
-    return all_reduce(list(gradients))
+    # TensorFlow's own way by NCCL has the host wait for each sum; that of XLA's has the device wait alone.
+    return (tf.function(add, jit_compile=True) if backend == "nccl" else add)(list(gradients))
 
 
 def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
@@ -150,6 +151,11 @@ def reset_peaks(replicas: Replicas) -> bool:
 def peaks(replicas: Replicas) -> list[int]:
     """The most bytes that each replica has had in use since the last reset, by rank."""
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
+
+
+def _as_of_one(sums: tf.Tensor, precision: Precision) -> tf.Tensor:
+    """Rounded as one device's gradient is, which the layers compute in 16 bits: what overflows there overflows here."""
+    return tf.cast(tf.cast(sums, compute_dtype(precision)), sums.dtype)
 
 
 def _backend(strategy: tf.distribute.Strategy) -> str:

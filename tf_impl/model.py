@@ -77,6 +77,7 @@ class ConvNet(keras.Model):
 
     def __init__(self, config: ModelConfig, precision: Precision, device: str) -> None:
         super().__init__(dtype=precision.variable_dtype)
+        self.precision = precision
         self.logits = Logits(config, precision, device)
         self.in_xla = False  # train.compiled sets it
         self.sigmoid = layers.Activation("sigmoid", dtype=precision.variable_dtype)

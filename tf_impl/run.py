@@ -160,12 +160,15 @@ def describe(config: RunConfig) -> RowResult:
 
 
 def calls_of_epoch(
-    step: Callable[[tf.Tensor, tf.Tensor], Step], batches: Sequence[tuple[tf.Tensor, tf.Tensor]], replicas: Replicas
+    step: tf.types.experimental.PolymorphicFunction,
+    batches: Sequence[tuple[tf.Tensor, tf.Tensor]],
+    replicas: Replicas,
 ) -> list[Callable[[], list[Step]]]:
     """The calls that step through the batches in their order.
 
     Differs from torch_impl: of several replicas an epoch is one call, of one graph. A call returns when the gradients
-    have been summed, and the device has nothing to do until the next one has come to it.
+    have been summed, and the device has nothing to do until the next one has come to it. Nor are the steps graphs of
+    their own in it: the numbers by which replicas find their sums would then come to each after the one before.
     """
 
     def one(images: tf.Tensor, labels: tf.Tensor) -> list[Step]:

@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from common.config import ExecutionConfig
+from common.config import ExecutionConfig, Precision
 from common.data import short_fingerprint
 from common.replicas import block
 from torch_impl.device import memory_stats, reset_peak_memory, to_device
 from torch_impl.model import ConvNet, export_weights
 from torch_impl.optimizer import Optimizer
+from torch_impl.precision import compute_dtype
 
 
 class Replicas(NamedTuple):
@@ -78,7 +79,7 @@ def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replica
         model.replicas = replicas.size
         replicas.on_collective()  # the wrapper compares the parameters
         model.logits = DistributedDataParallel(model.logits, gradient_as_bucket_view=True)
-        model.logits.register_comm_hook(replicas, _sum)
+        model.logits.register_comm_hook((replicas, model.precision), _sum)
     return model, optimizer
 
 
@@ -96,7 +97,7 @@ def global_loss(loss: torch.Tensor, model: ConvNet) -> torch.Tensor:
 
 
 def sum_gradients(gradients: Sequence[torch.Tensor], model: ConvNet) -> Sequence[torch.Tensor]:
-    """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
+    """Sum over the replicas, before anyone asks whether a gradient is finite: so all decide alike, and as one would.
 
     Differs from tf_impl: DistributedDataParallel has done it, bucket by bucket, while the backward pass went on.
     """
@@ -139,7 +140,16 @@ def peaks(replicas: Replicas) -> list[int]:
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
 
 
-def _sum(replicas: Replicas, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+def _sum(
+    joined: tuple[Replicas, Precision],
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
+    replicas, precision = joined
     replicas.on_collective()
     work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+    return work.get_future().then(lambda future: _as_of_one(future.value()[0], precision))
+
+
+def _as_of_one(sums: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Rounded as one device's gradient is, which the layers compute in 16 bits: what overflows there overflows here."""
+    return sums.copy_(sums.to(compute_dtype(precision)))

@@ -80,6 +80,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, config: ModelConfig, precision: Precision, device: torch.device) -> None:
         super().__init__()
+        self.precision = precision
         self.logits: nn.Module = Logits(config, precision, device)
         self.replicas = 1  # distributed.replicated sets it
 
