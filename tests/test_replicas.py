@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -358,10 +359,13 @@ def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs
     assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs
 
 
-@pytest.mark.parametrize(("size", "calls"), [(1, 3), (2, 1)])
+@pytest.mark.parametrize(("size", "calls", "waits"), [(1, 3, [False]), (2, 1, [False, True, True])])
 @needs_tensorflow
-def test_an_epoch_is_one_call(size: int, calls: int) -> None:
-    """TensorFlow's, of several replicas; what it returns are the steps all the same."""
+def test_an_epoch_is_one_call(size: int, calls: int, waits: list[bool]) -> None:
+    """TensorFlow's, of several replicas: each step is traced into it, and gets its batch after the one before.
+
+    What the calls return are the steps all the same.
+    """
     import tensorflow as tf
 
     from tf_impl.distributed import Replicas
@@ -369,6 +373,13 @@ def test_an_epoch_is_one_call(size: int, calls: int) -> None:
 
     replicas = Replicas(size, range(1), ["CPU:0"], "ring", tf.distribute.get_strategy())
     batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(3)]
-    made = calls_of_epoch(tf.function(lambda images, labels: (images + labels,)), batches, replicas)
+    traced: list[bool] = []
+
+    def step(images: Any, labels: Any) -> tuple[Any]:
+        traced.append(bool(images.op.control_inputs))
+        return (images + labels,)
+
+    made = calls_of_epoch(tf.function(step), batches, replicas)
     assert len(made) == calls
     assert [total.numpy().tolist() for call in made for (total,) in call()] == [[1, 1], [2, 2], [3, 3]]
+    assert traced == waits

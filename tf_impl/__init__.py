@@ -27,7 +27,7 @@ _XLA_FLAGS = (
     "--xla_allow_excess_precision=false",
     "--xla_disable_hlo_passes=multi_output_fusion,cublas-pad-for-gemms",
 )
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS]).strip()
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), *_XLA_FLAGS]))
 
 _HOMES = {
     "build_model": "model",

@@ -159,7 +159,7 @@ def _as_of_one(sums: tf.Tensor, precision: Precision) -> tf.Tensor:
 
 
 def _backend(strategy: tf.distribute.Strategy) -> str:
-    """What sums gradients. They alone go by NCCL: XLA could not connect where something else had used it before."""
+    """What sums gradients. They alone go by NCCL: of XLA and TensorFlow's own operations only one can connect by it."""
     return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
