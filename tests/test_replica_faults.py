@@ -39,14 +39,22 @@ def rank():
     return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
+    call = getattr(step, "python_function", step)
     def faulty(*batch):
         calls.append(batch)
         if rank() == 1 and len(calls) == 3:
             open({reached!r}, "w").close()
             {fault}
-        return step(*batch)
+        return call(*batch)
+    faulty.python_function = faulty
     return faulty
 run.compiled = compiled_with_a_fault
+"""
+
+PATIENT = """
+import tensorflow as tf
+limited = tf.distribute.experimental.CommunicationOptions
+tf.distribute.experimental.CommunicationOptions = lambda timeout_seconds=None, **options: limited(**options)
 """
 
 
@@ -133,6 +141,13 @@ def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path:
     assert row.status is Status.CRASHED
     said = {"torch": "RuntimeError", "tensorflow": "Collective"}[framework]
     assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
+
+
+@needs_tensorflow
+def test_a_rank_that_the_devices_alone_wait_for(tmp_path: Path) -> None:
+    """As on GPUs, where TensorFlow gives up on no sum: with its time limit taken away."""
+    row = train(tmp_path, "tensorflow", HANG, collective_s=4, further=PATIENT)
+    assert (row.status, row.detail) == (Status.CRASHED, "rank 1 did not answer within 4 s")
 
 
 @pytest.fixture

@@ -172,7 +172,8 @@ def _name_silent(message: str, execution: ExecutionConfig) -> str:
     """The ranks that TensorFlow speaks of, or those of all others; and what it says."""
     others = {int(number) for number in re.findall(r"task:(\d+)", message)} or set(range(execution.replicas))
     others -= {task_index()}
-    failed = re.search(r"(?:\}\} |stack traces unavailable>\n)(.*)", message)  # after the node that failed
+    # After the node that failed, and where in our code it was made.
+    failed = re.search(r"(?:\}\} |stack traces unavailable>\n|  File .*\n\n)(?! )(.*)", message)
     said = failed[1] if failed else message.partition("\n")[0]
     one_of = "one of the " if 1 < len(others) == execution.replicas - 1 else ""
     return f"{one_of}{silent(sorted(others), execution.collective_timeout_s)}: {said}"

@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +25,12 @@ from typing import NamedTuple
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, end_of, failure_of, ranks, silent, stuck, tf_configs
+from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck, tf_configs
 from common.results import RowResult, Status
 
 GRACE_S = 10.0  # for replicas that have trained, to end
 SETTLE_S = 2.0  # in which those that waited for the replica at fault end after it
+WATCH_S = 1.0  # between two looks at how far each has come
 
 
 class _Ended(NamedTuple):
@@ -63,7 +65,7 @@ def run_replicas(
             processes[rank], connections[ours] = process, rank
             theirs.close()  # else its end would never show
         with _asked_to_end(entered):
-            ended = _wait_for(connections, processes)
+            ended = _wait_for(connections, processes, entered, config.execution.collective_timeout_s)
         failed = {rank: end for rank, end in ended.items() if end.row is None}
         if failed:
             hanging = sorted(processes.keys() - ended.keys())
@@ -136,15 +138,30 @@ def _asked_to_end(entered: "Array[c_longlong]") -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wait_for(connections: dict[Connection, int], processes: dict[int, BaseProcess]) -> dict[int, _Ended]:
-    """How each has ended, by rank in the order of their ends, but for those that don't though another has failed."""
+def _wait_for(
+    connections: dict[Connection, int],
+    processes: dict[int, BaseProcess],
+    entered: "Array[c_longlong]",
+    timeout_s: float,
+) -> dict[int, _Ended]:
+    """How each has ended, by rank in the order of their ends, but for those that don't though another has failed.
+
+    Raises ReplicaFailed where one has kept the others waiting for longer than TensorFlow itself allows: on GPUs it does
+    not look, since the devices wait for each other.
+    """
     ended: dict[int, _Ended] = {}
+    reached, since_s = list(entered), time.monotonic()
     while len(ended) < len(processes):
         waiting = [connection for connection, rank in connections.items() if rank not in ended]
         has_failed = any(end.row is None for end in ended.values())
-        ready = multiprocessing.connection.wait(waiting, SETTLE_S if has_failed else None)
-        if not ready:
+        ready = multiprocessing.connection.wait(waiting, SETTLE_S if has_failed else WATCH_S)
+        if has_failed and not ready:
             break
+        if reached != list(entered):
+            reached, since_s = list(entered), time.monotonic()
+        elif behind(reached) and not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
+            slow = [list(processes)[number] for number in behind(reached)]
+            raise ReplicaFailed(Status.CRASHED, silent(slow, timeout_s))
         for connection in ready:
             assert isinstance(connection, Connection)
             rank = connections[connection]
