@@ -1,7 +1,7 @@
 """What becomes of a row when one of its replicas raises, is killed or hangs? It ends, and its status names the rank.
 
-A row has two replicas, each a process, of which the second comes to grief in its third step (in TensorFlow, where an
-epoch is one call, while that is traced). On two hosts TensorFlow has a process on each, which nobody looks after.
+A row has two replicas, each a process, of which the second comes to grief in its third step (in TensorFlow, where
+many are one call, while that is traced). On two hosts TensorFlow has a process on each, which nobody looks after.
 """
 
 import json

@@ -359,12 +359,12 @@ def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs
     assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs
 
 
-@pytest.mark.parametrize(("size", "calls", "waits"), [(1, 3, [False]), (2, 1, [False, True, True])])
+@pytest.mark.parametrize(("size", "calls", "waits"), [(1, 41, [False]), (2, 3, [False, *19 * [True], False])])
 @needs_tensorflow
-def test_an_epoch_is_one_call(size: int, calls: int, waits: list[bool]) -> None:
-    """TensorFlow's, of several replicas: each step is traced into it, and gets its batch after the one before.
+def test_many_steps_are_one_call(size: int, calls: int, waits: list[bool]) -> None:
+    """Of several replicas of TensorFlow: each step is traced into it, and gets its batch after the one before.
 
-    What the calls return are the steps all the same.
+    Of 41 steps two calls of 20 are one graph. What the calls return are the steps all the same.
     """
     import tensorflow as tf
 
@@ -372,7 +372,7 @@ def test_an_epoch_is_one_call(size: int, calls: int, waits: list[bool]) -> None:
     from tf_impl.run import calls_of_epoch
 
     replicas = Replicas(size, range(1), ["CPU:0"], "ring", tf.distribute.get_strategy())
-    batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(3)]
+    batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(41)]
     traced: list[bool] = []
 
     def step(images: Any, labels: Any) -> tuple[Any]:
@@ -381,5 +381,5 @@ def test_an_epoch_is_one_call(size: int, calls: int, waits: list[bool]) -> None:
 
     made = calls_of_epoch(tf.function(step), batches, replicas)
     assert len(made) == calls
-    assert [total.numpy().tolist() for call in made for (total,) in call()] == [[1, 1], [2, 2], [3, 3]]
+    assert [total.numpy().tolist() for call in made for (total,) in call()] == [[n, n] for n in range(1, 42)]
     assert traced == waits

@@ -108,14 +108,8 @@ def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf
     if model.distribute_strategy.num_replicas_in_sync == 1:
         return gradients
     backend = _backend(model.distribute_strategy)
-    options = tf.distribute.experimental.CommunicationOptions(implementation=BACKENDS[backend])
-
-    def add(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
-        return [_as_of_one(values, model.precision) for values in sums]
-
-    # TensorFlow's own way by NCCL has the host wait for each sum; that of XLA's has the device wait alone.
-    return (tf.function(add, jit_compile=True) if backend == "nccl" else add)(list(gradients))
+    add = _add_in_xla if backend == "nccl" else _add
+    return add(list(gradients), model.precision, BACKENDS[backend])
 
 
 def mean(values: tf.Tensor, replicas: Replicas) -> tf.Tensor:
@@ -151,6 +145,18 @@ def reset_peaks(replicas: Replicas) -> bool:
 def peaks(replicas: Replicas) -> list[int]:
     """The most bytes that each replica has had in use since the last reset, by rank."""
     return gather_numbers([memory_stats(device).peak_bytes for device in replicas.devices], replicas)
+
+
+def _add(
+    gradients: list[tf.Tensor], precision: Precision, backend: tf.distribute.experimental.CommunicationImplementation
+) -> list[tf.Tensor]:
+    options = tf.distribute.experimental.CommunicationOptions(implementation=backend)
+    sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients, options)
+    return [_as_of_one(values, precision) for values in sums]
+
+
+# By TensorFlow's own operation for NCCL the host would wait for each sum; by XLA's the device waits alone.
+_add_in_xla = tf.function(_add, jit_compile=True)
 
 
 def _as_of_one(sums: tf.Tensor, precision: Precision) -> tf.Tensor:

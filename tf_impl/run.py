@@ -39,6 +39,8 @@ from tf_impl.precision import compute_dtype, rounded_product, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
+STEPS_PER_CALL = 20  # of several replicas; each step of a call is traced, which takes up to half a second
+
 
 def run(
     config: RunConfig,
@@ -166,7 +168,7 @@ def calls_of_epoch(
 ) -> list[Callable[[], list[Step]]]:
     """The calls that step through the batches in their order.
 
-    Differs from torch_impl: of several replicas an epoch is one call, of one graph. A call returns when the gradients
+    Differs from torch_impl: of several replicas many steps are one call, of one graph. A call returns once the gradients
     have been summed, and the device has nothing to do until the next one has come to it. Nor are the steps graphs of
     their own in it: the numbers by which replicas find their sums would then come to each after the one before.
     """
@@ -185,12 +187,12 @@ def calls_of_epoch(
         return [partial(one, *batch) for batch in batches]
     graph = tf.function(all_in_turn, autograph=False)  # an exception then keeps its words
 
-    def epoch() -> list[Step]:
+    def many(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
         graph.get_concrete_function(batches)  # traced by each replica for itself
         replicas.on_collective()
         return graph(batches)
 
-    return [epoch]
+    return [partial(many, batches[at : at + STEPS_PER_CALL]) for at in range(0, len(batches), STEPS_PER_CALL)]
 
 
 def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:
@@ -240,7 +242,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
         "threads": f"{tf.config.threading.get_intra_op_parallelism_threads()} in one operation",
         **(
-            {"distribution": "tf.distribute, a process a device, an epoch a call"}
+            {"distribution": f"tf.distribute, a process a device, {STEPS_PER_CALL} steps a call"}
             if config.execution.replicas > 1
             else {}
         ),
