@@ -168,7 +168,7 @@ def calls_of_epoch(
 ) -> list[Callable[[], list[Step]]]:
     """The calls that step through the batches in their order.
 
-    Differs from torch_impl: of several replicas many steps are one call, of one graph. A call returns once the gradients
+    Differs from torch_impl: of several replicas many steps are one call, of one graph. It returns when the gradients
     have been summed, and the device has nothing to do until the next one has come to it. Nor are the steps graphs of
     their own in it: the numbers by which replicas find their sums would then come to each after the one before.
     """
