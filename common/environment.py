@@ -24,7 +24,7 @@ def _describe_replicas(config: RunConfig) -> dict[str, str]:
     execution = config.execution
     return {
         "replicas": f"{execution.replicas} on {execution.hosts} host{'s' if execution.hosts > 1 else ''}",
-        "gradients": "summed over the replicas before they are tested for overflows",
+        "gradients": "summed over the replicas, and rounded as those of one, before they are tested for overflows",
     }
 
 

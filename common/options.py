@@ -118,9 +118,10 @@ def make_config(
     if sizes.image_size < 2:
         parser.error("argument --image-size: the first convolution is 2x2; give 2 or more")
     if sizes.batch_size > sizes.images:
-        parser.error(
-            f"argument --batch-size: {sizes.batch_size} is more than there are images; give {sizes.images} or less"
-        )
+        option, most, on = "--batch-size", sizes.images, ""
+        if arguments.batch_per_replica:
+            option, most, on = "--batch-per-replica", sizes.images // replicas, f" on {replicas} devices"
+        parser.error(f"argument {option}: {sizes.batch_size}{on} is more than there are images; give {most} or less")
     image_shape = (sizes.image_size, sizes.image_size, 3)
     return RunConfig(
         framework=framework,
@@ -140,13 +141,15 @@ def _require_equal_shares(parser: argparse.ArgumentParser, sizes: Preset, loop: 
         return
     if loop == "fit":
         parser.error(f"argument --loop: Model.fit trains on one device here, and not on {replicas}; give custom")
-    for option, number in (("--batch-size", sizes.batch_size), ("--images", sizes.images)):
-        if number % replicas:
-            nearest = max(1, round(number / replicas)) * replicas
-            parser.error(
-                f"argument {option}: {number} can't be shared equally by {replicas} replicas; give a multiple of "
-                f"{replicas}, as {nearest}"
-            )
+    given = {"--batch-size": sizes.batch_size, "--images": sizes.images}
+    unequal = {option: number for option, number in given.items() if number % replicas}
+    if unequal:
+        option, number = next(iter(unequal.items()))
+        nearest = (f"{each} {max(1, round(count / replicas)) * replicas}" for each, count in unequal.items())
+        parser.error(
+            f"argument {option}: {number} can't be shared equally by {replicas} replicas; give multiples of "
+            f"{replicas}, as {' and '.join(nearest)}"
+        )
 
 
 def _resolve_device(arguments: argparse.Namespace) -> str:

@@ -161,6 +161,7 @@ def _tf_config() -> dict[str, Any]:
             set(config["cluster"]) == {"worker"}
             and isinstance(workers, list)
             and all(worker.rpartition(":")[2].isdecimal() for worker in workers)
+            and len(set(workers)) == len(workers)
             and task["type"] == "worker"
             and 0 <= int(task["index"]) < len(workers)
         )

@@ -28,8 +28,18 @@ WRONG = [
     (["--seed", "-1"], "--seed", "a whole number from 0 to 9007199254740992"),
     (["--timeout", "0"], "--timeout", "a number larger than 0"),
     (["--devices", "1", "0"], "--devices", "a whole number from 1 to 9007199254740992"),
-    (["--devices", "3"], "--batch-size", "8 can't be shared equally by 3 replicas; give a multiple of 3, as 9"),
-    (["--devices", "8"], "--images", "20 can't be shared equally by 8 replicas; give a multiple of 8, as 16"),
+    (
+        ["--devices", "3"],
+        "--batch-size",
+        "8 can't be shared equally by 3 replicas; give multiples of 3, as",
+    ),
+    (["--devices", "3"], "--batch-size", "as --batch-size 9 and --images 21"),
+    (["--devices", "8"], "--images", "20 can't be shared equally by 8 replicas; give multiples of 8, as --images 16"),
+    (
+        ["--devices", "2", "--batch-per-replica", "15"],
+        "--batch-per-replica",
+        "30 on 2 devices is more than there are images; give 10 or less",
+    ),
     (["--devices", "2", "--loop", "fit"], "--loop", "give custom"),
     (
         ["--batch-size", "8", "--batch-per-replica", "4"],

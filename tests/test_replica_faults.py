@@ -39,14 +39,12 @@ def rank():
     return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
-    call = getattr(step, "python_function", step)
     def faulty(*batch):
         calls.append(batch)
         if rank() == 1 and len(calls) == 3:
             open({reached!r}, "w").close()
             {fault}
-        return call(*batch)
-    faulty.python_function = faulty
+        return step(*batch)
     return faulty
 run.compiled = compiled_with_a_fault
 """
@@ -262,8 +260,11 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", "9"], "--batch-size: 9 can't be shared equally by 2 replicas; give a multiple of 2, as 8"),
-        (["--images", "21"], "--images: 21 can't be shared equally by 2 replicas; give a multiple of 2, as 20"),
+        (
+            ["--batch-size", "9"],
+            "--batch-size: 9 can't be shared equally by 2 replicas; give multiples of 2, as --batch-size 8",
+        ),
+        (["--images", "21"], "--images: 21 can't be shared equally by 2 replicas; give multiples of 2, as --images 20"),
         (["--loop", "fit"], "--loop: Model.fit trains on one device here, and not on 2; give custom"),
     ],
 )

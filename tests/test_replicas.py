@@ -359,10 +359,13 @@ def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs
     assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs
 
 
-@pytest.mark.parametrize(("size", "calls", "waits"), [(1, 41, [False]), (2, 3, [False, *19 * [True], False])])
+@pytest.mark.parametrize(
+    ("backend", "calls", "waits"),
+    [("none", 41, [False]), ("ring", 3, [False]), ("nccl", 3, [False, *19 * [True], False])],
+)
 @needs_tensorflow
-def test_many_steps_are_one_call(size: int, calls: int, waits: list[bool]) -> None:
-    """Of several replicas of TensorFlow: each step is traced into it, and gets its batch after the one before.
+def test_many_steps_are_one_call(backend: str, calls: int, waits: list[bool]) -> None:
+    """Of several replicas of TensorFlow; by NCCL each step is traced into it, with its batch after the one before.
 
     Of 41 steps two calls of 20 are one graph. What the calls return are the steps all the same.
     """
@@ -371,7 +374,8 @@ def test_many_steps_are_one_call(size: int, calls: int, waits: list[bool]) -> No
     from tf_impl.distributed import Replicas
     from tf_impl.run import calls_of_epoch
 
-    replicas = Replicas(size, range(1), ["CPU:0"], "ring", tf.distribute.get_strategy())
+    size = 1 if backend == "none" else 2
+    replicas = Replicas(size, range(1), ["CPU:0"], backend, tf.distribute.get_strategy())
     batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(41)]
     traced: list[bool] = []
 

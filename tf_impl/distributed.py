@@ -169,7 +169,7 @@ def _backend(strategy: tf.distribute.Strategy) -> str:
     return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
-@tf.function
+@tf.function(reduce_retracing=True)
 def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
     return strategy.gather(values, axis=0)
 

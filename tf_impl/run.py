@@ -39,7 +39,7 @@ from tf_impl.precision import compute_dtype, rounded_product, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
 
-STEPS_PER_CALL = 20  # of several replicas; each step of a call is traced, which takes up to half a second
+STEPS_PER_CALL = 20  # of several replicas, at most; on GPUs each is traced, which takes up to half a second
 
 
 def run(
@@ -169,9 +169,11 @@ def calls_of_epoch(
     """The calls that step through the batches in their order.
 
     Differs from torch_impl: of several replicas many steps are one call, of one graph. It returns when the gradients
-    have been summed, and the device has nothing to do until the next one has come to it. Nor are the steps graphs of
-    their own in it: the numbers by which replicas find their sums would then come to each after the one before.
+    have been summed, and the device has nothing to do until the next one has come to it.
     """
+    # On GPUs the graph does not call the step's, but repeats it: the numbers by which replicas find their sums would
+    # come from the host to each step after the one before.
+    in_graph = step.python_function if replicas.backend == "nccl" else step
 
     def one(images: tf.Tensor, labels: tf.Tensor) -> list[Step]:
         return [step(images, labels)]
@@ -179,8 +181,8 @@ def calls_of_epoch(
     def all_in_turn(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
         steps: list[Step] = []
         for images, labels in batches:
-            with tf.control_dependencies(steps[-1] if steps else []):
-                steps.append(step.python_function(tf.identity(images), tf.identity(labels)))
+            with tf.control_dependencies(steps[-1] if steps else []):  # or the host prepares all batches at once
+                steps.append(in_graph(tf.identity(images), tf.identity(labels)))
         return steps
 
     if replicas.size == 1:
@@ -230,9 +232,10 @@ def examine(
 def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
     """The manifest: what could tilt the comparison, one line a fact, read back from TensorFlow where it can be."""
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    execution = _execution(config, device)
     return {
-        "execution": _execution(config, device),
-        "XLA flags": os.environ["XLA_FLAGS"] if config.execution.compile else "-",
+        "execution": execution,
+        "XLA flags": os.environ["XLA_FLAGS"] if "XLA" in execution else "-",
         "layout": "NHWC",
         "convolutions": _convolutions(config, device),
         "cuBLASLt": os.environ["TF_USE_CUBLASLT"] if device.startswith("GPU") else "-",
@@ -242,7 +245,7 @@ def describe_execution(config: RunConfig, device: str) -> dict[str, str]:
         "optimizer": "keras.optimizers.Adam, each update one kernel (ResourceApplyAdam), skipped by the device alone",
         "threads": f"{tf.config.threading.get_intra_op_parallelism_threads()} in one operation",
         **(
-            {"distribution": f"tf.distribute, a process a device, {STEPS_PER_CALL} steps a call"}
+            {"distribution": f"tf.distribute, a process a device, up to {STEPS_PER_CALL} steps a call"}
             if config.execution.replicas > 1
             else {}
         ),

@@ -141,10 +141,10 @@ def peaks(replicas: Replicas) -> list[int]:
 
 
 def _sum(
-    joined: tuple[Replicas, Precision],
+    group: tuple[Replicas, Precision],
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[torch.Tensor]:
-    replicas, precision = joined
+    replicas, precision = group
     replicas.on_collective()
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda future: _as_of_one(future.value()[0], precision))
