@@ -141,6 +141,21 @@ def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path:
     assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
 
 
+@pytest.mark.parametrize(
+    ("elsewhere", "blamed"),
+    [([], "rank 0"), ([2], "rank 2"), ([2, 3], "one of the ranks 2, 3")],
+    ids=["one host", "one more", "two more"],
+)
+@needs_tensorflow
+def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], blamed: str) -> None:
+    """Rank 1 ended first, and blames rank 0, which waited too."""
+    from tf_impl.processes import _Ended, _find_cause
+
+    said = "did not answer within 3 s: Collective ops is aborted"
+    failed = {rank: _Ended(message=f"ReplicaFailed: rank {1 - rank} {said}", waited=True) for rank in (1, 0)}
+    assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {said}"
+
+
 @needs_tensorflow
 def test_a_rank_that_the_devices_alone_wait_for(tmp_path: Path) -> None:
     """As on GPUs, where TensorFlow gives up on no sum: with its time limit taken away."""

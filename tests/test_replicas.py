@@ -4,6 +4,7 @@ A row is four steps on 16 images of 12 x 12, in batches of 8. Two replicas are t
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -121,7 +122,27 @@ def test_mixed_precision_stays_within_its_bounds(framework: str, precision: Prec
     row, arrays = train(config(framework, precision, 2))
     checks = row.checks + check_run(row, arrays, [row])
     assert {"C7 replicas", "C6 first gradient", "C6 loss curve", "C6 update"} <= {check.name for check in checks}
+    kernels = [check.where for check in checks if check.name == "C6 precision" and "kernel" in check.where]
+    assert len(kernels) == 3  # what the sums are stored in
     assert [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "total", "stored"),
+    [
+        (Precision.MIXED_FLOAT16, 1 + 2**-20, 1),
+        (Precision.MIXED_FLOAT16, 70000, math.inf),
+        (Precision.MIXED_BFLOAT16, 70000, 70144),
+        (Precision.FLOAT32, 1 + 2**-20, 1 + 2**-20),
+        (Precision.FLOAT64, 1 + 2**-40, 1 + 2**-40),
+    ],
+)
+def test_a_sum_is_stored_as_one_devices_gradient(
+    precision: Precision, total: float, stored: float, impl: SimpleNamespace
+) -> None:
+    array, distributed = np.array([total], precision.variable_dtype), impl.distributed
+    sums = distributed.torch.from_numpy(array) if impl.framework == "torch" else distributed.tf.constant(array)
+    assert distributed._as_of_one(sums, precision).numpy().tolist() == [stored]
 
 
 @needs_both
@@ -377,13 +398,14 @@ def test_many_steps_are_one_call(backend: str, calls: int, waits: list[bool]) ->
     size = 1 if backend == "none" else 2
     replicas = Replicas(size, range(1), ["CPU:0"], backend, tf.distribute.get_strategy())
     batches = [(tf.fill((2,), float(number)), tf.fill((2,), 1.0)) for number in range(41)]
-    traced: list[bool] = []
+    waited_for: list[list[str]] = []
 
     def step(images: Any, labels: Any) -> tuple[Any]:
-        traced.append(bool(images.op.control_inputs))
+        waited_for.append([operation.name for operation in images.op.control_inputs])
         return (images + labels,)
 
     made = calls_of_epoch(tf.function(step), batches, replicas)
     assert len(made) == calls
     assert [total.numpy().tolist() for call in made for (total,) in call()] == [[n, n] for n in range(1, 42)]
-    assert traced == waits
+    assert [bool(names) for names in waited_for] == waits
+    assert len({tuple(names) for names in waited_for}) == len(waits) - waits.count(False) + 1  # each for another step

@@ -100,7 +100,7 @@ def global_loss(loss: tf.Tensor, model: ConvNet) -> tf.Tensor:
 
 
 def sum_gradients(gradients: Sequence[tf.Tensor], model: ConvNet) -> Sequence[tf.Tensor]:
-    """Sum over the replicas, before anyone asks whether a gradient is finite: so all decide alike, and as one would.
+    """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
 
     Differs from torch_impl: the sum has to be asked for. Keras would sum too, but after its LossScaleOptimizer has
     looked at the first replica's own gradients.
@@ -176,8 +176,8 @@ def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
 
 def _name_silent(message: str, execution: ExecutionConfig) -> str:
     """The ranks that TensorFlow speaks of, or those of all others; and what it says."""
-    others = {int(number) for number in re.findall(r"task:(\d+)", message)} or set(range(execution.replicas))
-    others -= {task_index()}
+    others = {int(number) for number in re.findall(r"task:(\d+)", message)} - {task_index()}
+    others = others or set(range(execution.replicas)) - {task_index()}
     # After the node that failed, and where in our code it was made.
     failed = re.search(r"(?:\}\} |stack traces unavailable>\n|  File .*\n\n)(?! )(.*)", message)
     said = failed[1] if failed else message.partition("\n")[0]

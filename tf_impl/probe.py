@@ -48,6 +48,7 @@ def evaluate(
     for case in cases:
         load_weights(model, case.weights)
         images, labels = shard(case.images, case.labels, variable_dtype(config.precision), replicas)
+        replicas.on_collective()
         loss, logits, gradients = function(images, labels)
         named = {name: array / scale for name, array in export_gradients(model, gradients).items()}
         evaluations.append(Evaluation(float(mean(loss, replicas)), gather(logits, replicas).numpy(), named))

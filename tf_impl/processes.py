@@ -70,7 +70,8 @@ def run_replicas(
         if failed:
             hanging = sorted(processes.keys() - ended.keys())
             ahead = [rank for rank, count in zip(processes, entered, strict=True) if count > min(entered)]
-            raise _find_cause(failed, hanging, ahead, config.execution.collective_timeout_s)
+            elsewhere = sorted(set(range(config.execution.replicas)) - processes.keys())
+            raise _find_cause(failed, hanging, ahead, elsewhere, config.execution.collective_timeout_s)
         for process in processes.values():
             process.join(GRACE_S)
     finally:
@@ -181,9 +182,13 @@ def _end_of(connection: Connection, process: BaseProcess) -> _Ended:
 
 
 def _find_cause(
-    failed: dict[int, _Ended], hanging: Sequence[int], ahead: Sequence[int], timeout_s: float
+    failed: dict[int, _Ended], hanging: Sequence[int], ahead: Sequence[int], elsewhere: Sequence[int], timeout_s: float
 ) -> ReplicaFailed:
-    """From how replicas ended, by rank in the order of their ends, who hangs, and who was ahead of others."""
+    """From how replicas ended, by rank in the order of their ends, who hangs, and who was ahead of others.
+
+    elsewhere: the ranks of other hosts. Where all of this one have waited, it is one of those; TensorFlow's words may
+    name one that waited too.
+    """
 
     def was_aborted(rank: int) -> bool:
         return failed[rank].exit_code in (-signal.SIGABRT, -signal.SIGSEGV)
@@ -193,9 +198,12 @@ def _find_cause(
     if not end.waited and not (was_aborted(rank) and hanging and rank in ahead):
         return failure_of(rank, end.exit_code, end.message)
     message = end.message.partition(": ")[2]
-    if not hanging:
-        return ReplicaFailed(Status.CRASHED, message)
     said = message.partition(": ")[2] or end_of(end.exit_code)
+    if not hanging and not elsewhere:
+        return ReplicaFailed(Status.CRASHED, message)
+    if not hanging:
+        one_of = "one of the " if len(elsewhere) > 1 else ""
+        return ReplicaFailed(Status.CRASHED, f"{one_of}{silent(elsewhere, timeout_s)}: {said}")
     return ReplicaFailed(
         Status.CRASHED, f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
     )

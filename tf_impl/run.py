@@ -119,7 +119,7 @@ def train(
         ]
     else:
         train_epochs(calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
-        steps = [partial(step, *batch) for batch in batches[:TRACED_STEPS]]
+        steps = [partial(_waited_for, replicas, step, *batch) for batch in batches[:TRACED_STEPS]]
 
     # The clock has stopped; the memory is read before anything else takes some.
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
@@ -195,6 +195,11 @@ def calls_of_epoch(
         return graph(batches)
 
     return [partial(many, batches[at : at + STEPS_PER_CALL]) for at in range(0, len(batches), STEPS_PER_CALL)]
+
+
+def _waited_for(replicas: Replicas, step: Callable[..., Step], *batch: tf.Tensor) -> Step:
+    replicas.on_collective()
+    return step(*batch)
 
 
 def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:

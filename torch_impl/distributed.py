@@ -97,7 +97,7 @@ def global_loss(loss: torch.Tensor, model: ConvNet) -> torch.Tensor:
 
 
 def sum_gradients(gradients: Sequence[torch.Tensor], model: ConvNet) -> Sequence[torch.Tensor]:
-    """Sum over the replicas, before anyone asks whether a gradient is finite: so all decide alike, and as one would.
+    """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
 
     Differs from tf_impl: DistributedDataParallel has done it, bucket by bucket, while the backward pass went on.
     """
