@@ -109,9 +109,9 @@ def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
     return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
 
 
-def stuck(entered: Sequence[int]) -> ReplicaFailed:
-    """What to say once a row's time is over, from how many collectives each replica has entered."""
-    slow = behind(entered)
+def stuck(entered: Sequence[int], first: int = 0) -> ReplicaFailed:
+    """What to say once a row's time is over, from how many collectives each replica has entered, from rank first on."""
+    slow = [first + number for number in behind(entered)]
     waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
     return ReplicaFailed(Status.TIMEOUT, waited)
 
@@ -127,6 +127,11 @@ def end_of(exit_code: int) -> str:
 def silent(behind: Sequence[int], timeout_s: float) -> str:
     """Of those that are waited for in vain."""
     return f"{ranks(behind)} did not answer within {timeout_s:g} s"
+
+
+def one_silent(others: Sequence[int], timeout_s: float) -> str:
+    """Where it is not known which of the others is waited for in vain."""
+    return f"{'one of the ' if len(others) > 1 else ''}{silent(others, timeout_s)}"
 
 
 def _free_ports(number: int) -> Iterator[int]:

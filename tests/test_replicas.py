@@ -37,6 +37,7 @@ from common.replicas import (
     check_replicas,
     devices_and_hosts,
     is_chief,
+    stuck,
     task_index,
     tf_configs,
 )
@@ -229,6 +230,12 @@ def test_the_one_that_has_entered_the_fewest_collectives_is_waited_for(
     assert behind(entered) == waited_for
 
 
+def test_once_the_time_is_over_it_is_named_by_its_rank() -> None:
+    """Of the second of two hosts with two replicas each."""
+    assert str(stuck([4, 3], first=2)) == "rank 3 did not answer"
+    assert str(stuck([4, 4], first=2)) == "no replica kept the others waiting"
+
+
 def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, RANK="3", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", MASTER_ADDR="host0")
     assert devices_and_hosts("torch") == (4, 2)
@@ -293,6 +300,7 @@ def test_a_single_host_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         '{"cluster": {"worker": "ab"}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": Infinity}}',
         '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from common.config import ExecutionConfig, Precision
 from common.data import short_fingerprint
-from common.replicas import ReplicaFailed, block, silent, task_index
+from common.replicas import ReplicaFailed, block, one_silent, silent, task_index
 from common.results import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
@@ -176,10 +176,10 @@ def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
 
 def _name_silent(message: str, execution: ExecutionConfig) -> str:
     """The ranks that TensorFlow speaks of, or those of all others; and what it says."""
-    others = {int(number) for number in re.findall(r"task:(\d+)", message)} - {task_index()}
-    others = others or set(range(execution.replicas)) - {task_index()}
+    others = set(range(execution.replicas)) - {task_index()}
+    named = {int(number) for number in re.findall(r"task:(\d+)", message)} & others
     # After the node that failed, and where in our code it was made.
     failed = re.search(r"(?:\}\} |stack traces unavailable>\n|  File .*\n\n)(?! )(.*)", message)
     said = failed[1] if failed else message.partition("\n")[0]
-    one_of = "one of the " if 1 < len(others) == execution.replicas - 1 else ""
-    return f"{one_of}{silent(sorted(others), execution.collective_timeout_s)}: {said}"
+    say = silent if named and named != others else one_silent
+    return f"{say(sorted(named or others), execution.collective_timeout_s)}: {said}"

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck, tf_configs
+from common.replicas import ReplicaFailed, behind, end_of, failure_of, one_silent, ranks, silent, stuck, tf_configs
 from common.results import RowResult, Status
 
 GRACE_S = 10.0  # for replicas that have trained, to end
@@ -64,7 +64,7 @@ def run_replicas(
             process.start()
             processes[rank], connections[ours] = process, rank
             theirs.close()  # else its end would never show
-        with _asked_to_end(entered):
+        with _asked_to_end(entered, min(processes)):
             ended = _wait_for(connections, processes, entered, config.execution.collective_timeout_s)
         failed = {rank: end for rank, end in ended.items() if end.row is None}
         if failed:
@@ -126,11 +126,11 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _asked_to_end(entered: "Array[c_longlong]") -> Iterator[None]:
+def _asked_to_end(entered: "Array[c_longlong]", first: int) -> Iterator[None]:
     """Raise ReplicaFailed in the block when SIGTERM comes: the row's time is over."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise stuck(list(entered))
+        raise stuck(list(entered), first)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -161,7 +161,7 @@ def _wait_for(
         if reached != list(entered):
             reached, since_s = list(entered), time.monotonic()
         elif behind(reached) and not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
-            slow = [list(processes)[number] for number in behind(reached)]
+            slow = [min(processes) + number for number in behind(reached)]
             raise ReplicaFailed(Status.CRASHED, silent(slow, timeout_s))
         for connection in ready:
             assert isinstance(connection, Connection)
@@ -199,11 +199,8 @@ def _find_cause(
         return failure_of(rank, end.exit_code, end.message)
     message = end.message.partition(": ")[2]
     said = message.partition(": ")[2] or end_of(end.exit_code)
-    if not hanging and not elsewhere:
-        return ReplicaFailed(Status.CRASHED, message)
-    if not hanging:
-        one_of = "one of the " if len(elsewhere) > 1 else ""
-        return ReplicaFailed(Status.CRASHED, f"{one_of}{silent(elsewhere, timeout_s)}: {said}")
-    return ReplicaFailed(
-        Status.CRASHED, f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
-    )
+    if hanging:
+        message = f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
+    elif elsewhere:
+        message = f"{one_silent(elsewhere, timeout_s)}: {said}"
+    return ReplicaFailed(Status.CRASHED, message)
