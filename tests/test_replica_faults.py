@@ -250,6 +250,25 @@ def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
     assert re.search(r"^crashed: rank 1 did not answer within 3 s: Collective", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Graph execution error:\n\nDetected at node CollectiveReduceV2 defined at (most recent call last):\n"
+        '  File "a.py", line 1, in a\n\n  File "b.py", line 2, in b\n\nCollective has timed out.\n\t [[{{node a}}]]',
+        "Graph execution error:\n\nDetected at node a defined at (most recent call last):\n"
+        "<stack traces unavailable>\nCollective has timed out.\n\t [[{{node a}}]]",
+        "{{function_node __wrapped__CollectiveReduceV2}} Collective has timed out. [Op:CollectiveReduceV2]",
+    ],
+    ids=["with its stack", "without", "of one operation"],
+)
+@needs_tensorflow
+def test_what_tensorflow_says_follows_where(message: str) -> None:
+    from tf_impl.distributed import _name_silent
+
+    said = _name_silent(message, ExecutionConfig("cpu", devices=2, collective_timeout_s=3))
+    assert said.startswith("rank 1 did not answer within 3 s: Collective has timed out.")
+
+
 @needs_tensorflow
 def test_the_chief_alone_writes(tmp_path: Path) -> None:
     with two_hosts("--result", str(tmp_path / "result.json")) as (first, second):
