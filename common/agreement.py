@@ -76,7 +76,7 @@ class WholeRun(NamedTuple):
     """What only a reference that trains the whole run can say.
 
     correct: in each step, the samples whose logit has the right sign. certainty: the samples' logits, in multiples of
-    E0 of them. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
+    E0 of their batch. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
     weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
     """
 
@@ -190,6 +190,15 @@ def check_pair(
             error = relative_error(_update(config, mine), _update(config, other))
             checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course.whole), extent))
     return checks
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # logits that the roundings leave alone are certain
+def certainty(logits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """How far each logit of a batch is from 0, in E0; logits and rounded (B, 1).
+
+    E0 is the rms over the batch: a sample's own roundings may happen to cancel, in one framework and not in the other.
+    """
+    return np.abs(logits) / np.sqrt(np.mean((rounded - logits) ** 2))
 
 
 def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[float]:
@@ -337,7 +346,6 @@ def _course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
 
 
 @cache
-@np.errstate(divide="ignore", invalid="ignore")  # a logit that the roundings leave alone is certain
 def _numpy_course(
     data: DataConfig,
     model: ModelConfig,
@@ -369,9 +377,7 @@ def _numpy_course(
     u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
     whole = WholeRun(
         correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
-        certainty=[
-            np.abs(step.logits / (other.logits - step.logits)) for step, other in zip(steps, emulated, strict=True)
-        ],
+        certainty=[certainty(step.logits, other.logits) for step, other in zip(steps, emulated, strict=True)],
         contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
         update=update,
         update_price=relative_error(moved_update, update),
