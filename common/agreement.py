@@ -198,8 +198,8 @@ def certainty(logits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
 
     E0 is the rms over the batch: a sample's own roundings may happen to cancel, in one framework and not in the other.
     """
-    price: np.ndarray = np.sqrt(np.mean((rounded - logits) ** 2))
-    return np.abs(logits) / price
+    multiples: np.ndarray = np.abs(logits) / np.sqrt(np.mean((rounded - logits) ** 2))
+    return multiples
 
 
 def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[float]:
