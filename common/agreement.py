@@ -75,8 +75,8 @@ ArraysOf = Callable[[RowResult], Arrays]
 class WholeRun(NamedTuple):
     """What only a reference that trains the whole run can say.
 
-    correct: in each step, the samples whose logit has the right sign. certainty: the samples' logits, in multiples of
-    E0 of their batch. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
+    correct: in each step, the samples whose logit has the right sign. certainty: in each epoch, the samples' logits, in
+    multiples of E0. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
     weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
     """
 
@@ -194,9 +194,9 @@ def check_pair(
 
 @np.errstate(divide="ignore", invalid="ignore")  # logits that the roundings leave alone are certain
 def certainty(logits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
-    """How far each logit of a batch is from 0, in E0; logits and rounded (B, 1).
+    """How far each logit of an epoch is from 0, in E0; logits and rounded (N, 1).
 
-    E0 is the rms over the batch: a sample's own roundings may happen to cancel, in one framework and not in the other.
+    E0 is the rms over the epoch: a sample's own roundings may happen to cancel, in one framework and not in the other.
     """
     multiples: np.ndarray = np.abs(logits) / np.sqrt(np.mean((rounded - logits) ** 2))
     return multiples
@@ -242,7 +242,7 @@ def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     epochs = steps // row.config.steps_per_epoch
     shape = (row.config.train.epochs, row.config.steps_per_epoch)
     correct = whole.correct.reshape(shape).sum(axis=1)
-    doubtful = np.reshape([np.sum(certainty <= multiple) for certainty in whole.certainty], shape).sum(axis=1)
+    doubtful = [np.sum(certainty <= multiple) for certainty in whole.certainty]
     accuracy = _array(_training(row).epoch_accuracy)
     return [
         compare(
@@ -378,13 +378,19 @@ def _numpy_course(
     u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
     whole = WholeRun(
         correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
-        certainty=[certainty(step.logits, other.logits) for step, other in zip(steps, emulated, strict=True)],
+        certainty=list(map(certainty, _logits(steps, len(batches)), _logits(emulated, len(batches)))),
         contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
         update=update,
         update_price=relative_error(moved_update, update),
         stored=float(u * size * np.sqrt(len(steps)) / np.linalg.norm(update)),
     )
     return Course(loss, np.abs(rounded - loss), len(loss), "", whole)
+
+
+def _logits(steps: Sequence[Step], per_epoch: int) -> list[np.ndarray]:
+    """Those of each epoch, (N, 1)."""
+    epochs = [steps[at : at + per_epoch] for at in range(0, len(steps), per_epoch)]
+    return [np.concatenate([step.logits for step in epoch]) for epoch in epochs]
 
 
 @cache

@@ -188,7 +188,7 @@ ACCURACY = Rule(
     "C6 accuracy",
     "training",
     "samples that the reference has on the other side, in each epoch",
-    "the samples whose logit is closer to 0 than 3 E0 of its batch, and half a sample",
+    "the samples whose logit is closer to 0 than 3 E0 of its epoch, and half a sample",
     "on which side of 0 such a logit falls is decided by a rounding",
 )
 EPOCH = Rule(

@@ -177,7 +177,7 @@ def test_a_pair_is_of_the_same_experiment() -> None:
     assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
 
 
-def test_a_logit_whose_own_roundings_cancel_is_as_doubtful_as_its_batch() -> None:
+def test_a_logit_whose_own_roundings_cancel_is_as_doubtful_as_its_epoch() -> None:
     """E0 is the rms of 0.06, 0 and 0.06, about 0.05; the second is exact here, and 0.02 from 0."""
     logits, rounded = np.array([[1.0], [0.02], [-1.0]]), np.array([[1.06], [0.02], [-0.94]])
     assert np.round(certainty(logits, rounded), 1).ravel().tolist() == [20.4, 0.4, 20.4]
