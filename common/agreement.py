@@ -242,7 +242,7 @@ def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     epochs = steps // row.config.steps_per_epoch
     shape = (row.config.train.epochs, row.config.steps_per_epoch)
     correct = whole.correct.reshape(shape).sum(axis=1)
-    doubtful = [np.sum(certainty <= multiple) for certainty in whole.certainty]
+    doubtful = [np.sum(multiples <= multiple) for multiples in whole.certainty]
     accuracy = _array(_training(row).epoch_accuracy)
     return [
         compare(
