@@ -177,6 +177,17 @@ def test_a_pair_is_of_the_same_experiment() -> None:
     assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
 
 
+@pytest.mark.parametrize(("epoch", "samples", "passed"), [(0, 1, True), (0, 2, False), (1, 1, False)])
+def test_a_sample_whose_logit_is_2_e0_may_be_on_either_side(epoch: int, samples: int, passed: bool) -> None:
+    """In bfloat16 there is one such in the first epoch, and none in the second; a sample is a tenth of the images."""
+    row, arrays = train("torch", "mixed_bfloat16")
+    assert row.training
+    accuracy = [value or 0.0 for value in row.training.epoch_accuracy]
+    accuracy[epoch] -= samples / 10
+    row = replace(row, training=replace(row.training, epoch_accuracy=[*accuracy]))
+    assert (checks_of(row, arrays)["C6 accuracy"] <= 1) == passed
+
+
 def test_a_logit_whose_own_roundings_cancel_is_as_doubtful_as_its_epoch() -> None:
     """E0 is the rms of 0.06, 0 and 0.06, about 0.05; the second is exact here, and 0.02 from 0."""
     logits, rounded = np.array([[1.0], [0.02], [-1.0]]), np.array([[1.06], [0.02], [-0.94]])
