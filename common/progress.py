@@ -17,9 +17,12 @@ from common.text import say
 
 
 class Reporter(Protocol):
-    """Told when a row starts, at each of its events, and when it has ended; or that it is kept from an earlier run."""
+    """Told when a row starts, at each of its events, and when it has ended; or that it is kept from an earlier run.
 
-    def start_row(self, config: RunConfig) -> None: ...
+    changes: why a row that had ended well is run again, as clauses ('threads was 16 and is 8'); of others none.
+    """
+
+    def start_row(self, config: RunConfig, changes: Sequence[str]) -> None: ...
     def event(self, event: dict[str, Any]) -> None: ...
     def end_row(self, row: RowResult) -> None: ...
     def keep_row(self, row: RowResult) -> None: ...
@@ -28,7 +31,7 @@ class Reporter(Protocol):
 class Silent:
     """For --quiet."""
 
-    def start_row(self, config: RunConfig) -> None: ...
+    def start_row(self, config: RunConfig, changes: Sequence[str]) -> None: ...
     def event(self, event: dict[str, Any]) -> None: ...
     def end_row(self, row: RowResult) -> None: ...
     def keep_row(self, row: RowResult) -> None: ...
@@ -42,7 +45,9 @@ class Lines:
         self._ended = self._kept = 0
         self._start_s = self._row_start_s = time.monotonic()
 
-    def start_row(self, config: RunConfig) -> None:
+    def start_row(self, config: RunConfig, changes: Sequence[str]) -> None:
+        if changes:
+            say(_again(config, changes))
         self._row_start_s = time.monotonic()
 
     def event(self, event: dict[str, Any]) -> None:
@@ -73,7 +78,9 @@ class Bar:
         self._row = 0
         self._task: TaskID = progress.add_task("", total=sum(self._units))
 
-    def start_row(self, config: RunConfig) -> None:
+    def start_row(self, config: RunConfig, changes: Sequence[str]) -> None:
+        if changes:
+            self._progress.console.print(_again(config, changes), highlight=False, markup=False)
         self._progress.update(self._task, description=f"{self._row + 1}/{len(self._units)} {config.row_id}")
 
     def event(self, event: dict[str, Any]) -> None:
@@ -89,6 +96,10 @@ class Bar:
         self._progress.console.print(f"{row.config.row_id}: {outcome}", highlight=False)
         self._row += 1
         self._progress.update(self._task, completed=sum(self._units[: self._row]))
+
+
+def _again(config: RunConfig, changes: Sequence[str]) -> str:
+    return f"{config.row_id} is run again: {', '.join(changes)}"
 
 
 @contextmanager

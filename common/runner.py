@@ -14,7 +14,7 @@ from common.launch import Launch, launch_row
 from common.limits import Ceilings, best_ceilings, find_limits
 from common.progress import Reporter
 from common.results import Results, RowResult, Status, in_order, judge
-from common.setting import describe_setting, row_key
+from common.setting import describe_setting, find_changes, row_key
 from common.store import Store, StoreError
 from common.text import in_one_line, say
 
@@ -80,10 +80,13 @@ def run_rows(
         if row is not None and row.status is Status.OK and (row.config, row.key) == (config, key):
             reporter.keep_row(row)
             continue
-        if row and row.status is Status.OK and not is_kept:
-            store.keep()
-            is_kept = True
-        reporter.start_row(config)
+        changes = []
+        if row and row.status is Status.OK:
+            changes = find_changes(config, setting, row.config, row.setting)
+            if not is_kept:
+                store.keep()
+                is_kept = True
+        reporter.start_row(config, changes)
         python, folder = pythons[config.framework], store.row_folder(config)
         row = launch(config, python, folder, arguments.timeout, reporter.event, interrupts)
         rows[config.row_id] = row = replace(row, setting=setting, key=key)

@@ -26,6 +26,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.hardware import cpu_name, driver_version, has_gpu
 from common.nvml import gpu_name
+from common.text import printable
 
 # Distributions that change what a framework computes, or how fast.
 PACKAGES = {
@@ -35,6 +36,7 @@ PACKAGES = {
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
 LONGEST_LINE_BYTES = 2**20
+LONGEST_FACT = 40  # characters, as notes show of it
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +58,18 @@ def row_key(config: RunConfig, setting: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([asdict(config), setting], sort_keys=True).encode()).hexdigest()
 
 
+def find_changes(
+    config: RunConfig, setting: dict[str, str], earlier_config: RunConfig, earlier_setting: dict[str, str]
+) -> list[str]:
+    """What of a row's key is no longer as it was, as clauses: 'threads was 16 and is 8'."""
+    now, before = _facts(config, setting), _facts(earlier_config, earlier_setting)
+    return [
+        f"{printable(name)} was {_show(before.get(name))} and is {_show(now.get(name))}"
+        for name in {**now, **before}
+        if before.get(name) != now.get(name)
+    ]
+
+
 def install_command(framework: str, python: str) -> str:
     """What adds the framework, and NumPy with it, to the interpreter `python`, at the version measured here."""
     return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
@@ -69,6 +83,16 @@ def extra_command(extra: str, python: str) -> str:
 def missing(error: ModuleNotFoundError, extra: str) -> str:
     """Which package of an extra this interpreter lacks, and what adds it."""
     return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
+
+
+def _facts(config: RunConfig, setting: dict[str, str]) -> dict[str, str]:
+    """What may differ between two rows of one experiment."""
+    facts = {**asdict(config.loss_scale), **asdict(config.execution), **setting}
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _show(fact: str | None) -> str:
+    return "not known" if fact is None else printable(fact[:LONGEST_FACT])
 
 
 def _versions_of(python: str, framework: str) -> dict[str, str]:

@@ -315,11 +315,11 @@ def _others(line: Line) -> list[str]:
 
 
 def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
-    """A resumed run keeps rows that it isn't asked for, though versions, device or code have changed since."""
+    """A resumed run keeps rows that it isn't asked for, though versions, device, threads or code have changed since."""
     said = []
     for framework in dict.fromkeys(row.framework for row in rows):
         trained = [row for row in rows if row.framework == framework and row.status is Status.OK and row.setting]
-        for fact in dict.fromkeys(fact for row in trained for fact in row.setting):
+        for fact in dict.fromkeys(fact for row in trained for fact in _setting(row)):
             found = _named(group(trained), partial(_setting_values, fact=fact))
             if len(found) > 1:
                 values = "; ".join(f"{printable(value[:40])} of {names}" for value, names in found)
@@ -328,7 +328,11 @@ def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _setting_values(line: Line, fact: str) -> list[str]:
-    return [row.setting.get(fact, "none") for row in line.rows]
+    return [_setting(row).get(fact, "none") for row in line.rows]
+
+
+def _setting(row: RowResult) -> dict[str, str]:
+    return {**row.setting, "threads": str(row.config.execution.threads)}
 
 
 def _slowed_by(line: Line) -> list[str]:

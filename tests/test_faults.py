@@ -519,13 +519,16 @@ def test_resume_runs_what_failed_or_is_of_another_setting(tmp_path: Path) -> Non
     assert started(tmp_path) == [FLOAT64, FLOAT32]
 
     worker = fake_worker(tmp_path)
-    assert run_parity(*command, "--resume").returncode == 0
+    after_a_failure = run_parity(*command, "--resume")
+    assert (after_a_failure.returncode, "is run again" in after_a_failure.stderr) == (0, False)
     assert started(tmp_path)[2:] == [FLOAT32]
     assert run_parity(*command, "--resume").returncode == 0
     assert started(tmp_path)[3:] == []
 
     say_versions(tmp_path, {"torch": "1.1"})
-    assert run_parity(*command, "--resume").returncode == 0
+    at_other_versions = run_parity(*command, "--resume")
+    assert at_other_versions.returncode == 0
+    assert f"{FLOAT64} is run again: torch was 1.0 and is 1.1\n" in at_other_versions.stderr
     assert started(tmp_path)[3:] == [FLOAT64, FLOAT32]
     (kept,) = (tmp_path / "run").glob("results.until-*.json")  # what those versions measured is not lost
     assert [row.setting["torch"] for row in read_json(kept, Results).rows] == ["1.0", "1.0"]

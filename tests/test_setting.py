@@ -3,18 +3,23 @@
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common import setting as setting_module
-from common.config import Precision, RunConfig
-from common.setting import describe_setting, installed_versions, row_key
+from common.config import ExecutionConfig, Precision, RunConfig
+from common.setting import describe_setting, find_changes, installed_versions, row_key
 from tests.conftest import ROOT
 from tests.fakes import fake_python, is_alive, wait_until
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)
 SETTING = {"python": "3.12.1", "torch": "2.13.0", "device": "NVIDIA H100", "driver": "570.1", "code": "ab12"}
+
+
+def on_threads(threads: int) -> RunConfig:
+    return replace(CONFIG, execution=ExecutionConfig(threads=threads))
 
 
 @pytest.mark.parametrize("fact", SETTING)
@@ -24,6 +29,26 @@ def test_every_fact_changes_the_key(fact: str) -> None:
 
 def test_the_config_changes_the_key() -> None:
     assert row_key(RunConfig("torch", Precision.TF32), SETTING) != row_key(CONFIG, SETTING)
+
+
+@pytest.mark.parametrize(
+    ("config", "setting", "changes"),
+    [
+        (CONFIG, SETTING, []),
+        (CONFIG, {**SETTING, "torch": "2.14.0"}, ["torch was 2.13.0 and is 2.14.0"]),
+        (on_threads(8), SETTING, ["threads was 1 and is 8"]),
+        (on_threads(8), {**SETTING, "driver": "580"}, ["threads was 1 and is 8", "driver was 570.1 and is 580"]),
+        (CONFIG, {**SETTING, "triton": "3.5"}, ["triton was not known and is 3.5"]),
+        (CONFIG, {name: SETTING[name] for name in SETTING if name != "driver"}, ["driver was 570.1 and is not known"]),
+        (CONFIG, {**SETTING, "code": "cd34" * 16}, [f"code was ab12 and is {'cd34' * 10}"]),
+        (CONFIG, {**SETTING, "\x1b[31m": "\n"}, [r"\x1b[31m was not known and is \n"]),
+    ],
+    ids=["nothing", "version", "threads", "two", "more", "fewer", "a long fact", "not printable"],
+)
+def test_a_row_that_is_run_again_says_what_changed(
+    config: RunConfig, setting: dict[str, str], changes: list[str]
+) -> None:
+    assert find_changes(config, setting, CONFIG, SETTING) == changes
 
 
 def test_the_versions_are_those_of_the_interpreter() -> None:

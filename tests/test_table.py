@@ -197,3 +197,6 @@ def test_rows_that_ran_at_other_versions_are_named() -> None:
     )
     rows[0] = replace(FLOAT32, setting=other)
     assert not any(note.startswith("UNLIKE") for note in notes(rows))
+    of_more_cores = replace(FLOAT16.config, execution=replace(FLOAT16.config.execution, threads=64))
+    rows[1] = replace(FLOAT16, setting=new, config=of_more_cores)
+    assert "UNLIKE: threads is not the same for all: 1 of torch float32; 64 of torch mixed_float16" in notes(rows)
