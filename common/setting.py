@@ -64,7 +64,7 @@ def find_changes(
     """What of a row's key is no longer as it was, as clauses: 'threads was 16 and is 8'."""
     now, before = _facts(config, setting), _facts(earlier_config, earlier_setting)
     return [
-        f"{printable(name)} was {_show(before.get(name))} and is {_show(now.get(name))}"
+        f"{_show(name)} was {_show(before.get(name))} and is {_show(now.get(name))}"
         for name in {**now, **before}
         if before.get(name) != now.get(name)
     ]
