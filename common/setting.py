@@ -36,7 +36,7 @@ PACKAGES = {
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
 LONGEST_LINE_BYTES = 2**20
-LONGEST_FACT = 40  # characters, as notes show of it
+LONGEST_FACT = 40  # characters that are shown of it
 
 _ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,6 +10,7 @@ from tabulate import tabulate as draw
 from common.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
 from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES, Check, worst_first
 from common.results import ParityEntry, Results, RowResult, Status
+from common.setting import LONGEST_FACT
 from common.statistics import instability
 from common.text import printable
 
@@ -322,7 +323,7 @@ def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
         for fact in dict.fromkeys(fact for row in trained for fact in _setting(row)):
             found = _named(group(trained), partial(_setting_values, fact=fact))
             if len(found) > 1:
-                values = "; ".join(f"{printable(value[:40])} of {names}" for value, names in found)
+                values = "; ".join(f"{printable(value[:LONGEST_FACT])} of {names}" for value, names in found)
                 said.append(f"UNLIKE: {printable(fact)} is not the same for all: {values}")
     return said
 
