@@ -117,8 +117,8 @@ class LossScaleConfig:
 class ExecutionConfig:
     """How a row runs. threads: CPU threads inside one operation, pinned because their number changes the bits.
 
-    devices: of each host, every one of them a replica that trains on its share of a batch. collective_timeout_s: how
-    long one waits for another, whose first step may be compiled for minutes.
+    The replicas of a host share them. devices: of each host, every one of them a replica that trains on its share of a
+    batch. collective_timeout_s: how long one waits for another, whose first step may be compiled for minutes.
     """
 
     device: str = "auto"

@@ -87,7 +87,7 @@ def add_experiment_options(parser: Parser) -> None:
         type=positive_int,
         default=available_cores(),
         metavar="N",
-        help="CPU threads in one operation (default: every core, here %(default)s)",
+        help="CPU threads in one operation, shared by replicas (default: every core, here %(default)s)",
     )
 
 

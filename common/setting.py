@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -62,11 +62,10 @@ def find_changes(
     config: RunConfig, setting: dict[str, str], earlier_config: RunConfig, earlier_setting: dict[str, str]
 ) -> list[str]:
     """What of a row's key is no longer as it was, as clauses: 'threads was 16 and is 8'."""
-    now, before = _facts(config, setting), _facts(earlier_config, earlier_setting)
     return [
-        f"{_show(name)} was {_show(before.get(name))} and is {_show(now.get(name))}"
-        for name in {**now, **before}
-        if before.get(name) != now.get(name)
+        *_differences(asdict(earlier_config.loss_scale), asdict(config.loss_scale)),
+        *_differences(asdict(earlier_config.execution), asdict(config.execution)),
+        *_differences(earlier_setting, setting),
     ]
 
 
@@ -85,14 +84,15 @@ def missing(error: ModuleNotFoundError, extra: str) -> str:
     return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
 
 
-def _facts(config: RunConfig, setting: dict[str, str]) -> dict[str, str]:
-    """What may differ between two rows of one experiment."""
-    facts = {**asdict(config.loss_scale), **asdict(config.execution), **setting}
-    return {name: str(value) for name, value in facts.items()}
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    for name in {**now, **before}:
+        was, now_is = (facts.get(name, "not known") for facts in (before, now))
+        if was != now_is:
+            yield f"{_show(name)} was {_show(was)} and is {_show(now_is)}"
 
 
-def _show(fact: str | None) -> str:
-    return "not known" if fact is None else printable(fact[:LONGEST_FACT])
+def _show(fact: object) -> str:
+    return printable(str(fact)[:LONGEST_FACT])
 
 
 def _versions_of(python: str, framework: str) -> dict[str, str]:

@@ -5,11 +5,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common import setting as setting_module
-from common.config import ExecutionConfig, Precision, RunConfig
+from common.config import ExecutionConfig, LossScaleConfig, Precision, RunConfig
 from common.setting import describe_setting, find_changes, installed_versions, row_key
 from tests.conftest import ROOT
 from tests.fakes import fake_python, is_alive, wait_until
@@ -18,8 +19,8 @@ CONFIG = RunConfig("torch", Precision.FLOAT32)
 SETTING = {"python": "3.12.1", "torch": "2.13.0", "device": "NVIDIA H100", "driver": "570.1", "code": "ab12"}
 
 
-def on_threads(threads: int) -> RunConfig:
-    return replace(CONFIG, execution=ExecutionConfig(threads=threads))
+def executed(**how: Any) -> RunConfig:
+    return replace(CONFIG, execution=ExecutionConfig(**how))
 
 
 @pytest.mark.parametrize("fact", SETTING)
@@ -36,14 +37,29 @@ def test_the_config_changes_the_key() -> None:
     [
         (CONFIG, SETTING, []),
         (CONFIG, {**SETTING, "torch": "2.14.0"}, ["torch was 2.13.0 and is 2.14.0"]),
-        (on_threads(8), SETTING, ["threads was 1 and is 8"]),
-        (on_threads(8), {**SETTING, "driver": "580"}, ["threads was 1 and is 8", "driver was 570.1 and is 580"]),
+        (executed(threads=8), SETTING, ["threads was 1 and is 8"]),
+        (executed(threads=8), {**SETTING, "driver": "580"}, ["threads was 1 and is 8", "driver was 570.1 and is 580"]),
+        (executed(device="gpu"), SETTING, ["device was auto and is gpu"]),
+        (executed(collective_timeout_s=60.0), SETTING, ["collective_timeout_s was 300.0 and is 60.0"]),
+        (replace(CONFIG, loss_scale=LossScaleConfig(1024.0)), SETTING, ["initial_scale was 32768.0 and is 1024.0"]),
         (CONFIG, {**SETTING, "triton": "3.5"}, ["triton was not known and is 3.5"]),
         (CONFIG, {name: SETTING[name] for name in SETTING if name != "driver"}, ["driver was 570.1 and is not known"]),
         (CONFIG, {**SETTING, "code": "cd34" * 16}, [f"code was ab12 and is {'cd34' * 10}"]),
         (CONFIG, {**SETTING, "\x1b[31m": "\n"}, [r"\x1b[31m was not known and is \n"]),
     ],
-    ids=["nothing", "version", "threads", "two", "more", "fewer", "a long fact", "not printable"],
+    ids=[
+        "nothing",
+        "version",
+        "threads",
+        "two",
+        "--device",
+        "timeout",
+        "scale",
+        "more",
+        "fewer",
+        "a long fact",
+        "not printable",
+    ],
 )
 def test_a_row_that_is_run_again_says_what_changed(
     config: RunConfig, setting: dict[str, str], changes: list[str]
