@@ -5,9 +5,11 @@ A row is four steps on 16 images of 12 x 12, in batches of 8. Two replicas are t
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,7 @@ from common.config import (
     experiment_difference,
 )
 from common.data import draw_data
+from common.hardware import Unsupported
 from common.launch import arrays_file, launch_row
 from common.parity import REPLICAS_UPDATE, joined, relative_error
 from common.reference import exact, loss_and_gradients, round_to_float16
@@ -265,6 +268,71 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+def gpus_of_a_replica() -> tuple[str, str]:
+    return os.environ["LOCAL_RANK"], os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("device", "seen"),
+    [
+        ("auto", [("0", "4"), ("0", "7")]),
+        ("gpu", [("0", "4"), ("0", "7")]),
+        ("cpu", [("0", "4,7"), ("1", "4,7")]),
+    ],
+)
+def test_a_replica_of_pytorch_sees_its_own_gpu_alone(
+    device: str, seen: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so as the first: torch.compile would not find under another number what it has chosen for one replica."""
+    processes = import_module("torch_impl.processes")
+    set_gpus(monkeypatch, 2, CUDA_VISIBLE_DEVICES="4,7")
+    launch, found = processes.elastic_launch, []
+
+    def launch_and_look(options: Any, replica: object) -> Callable[..., dict[int, Any]]:
+        found.append(launch(options, gpus_of_a_replica)())
+        return lambda *arguments: {0: None}
+
+    monkeypatch.setattr(processes, "elastic_launch", launch_and_look)
+    two = config("torch", Precision.FLOAT32, 2)
+    processes.run_replicas(replace(two, execution=replace(two.execution, device=device)), print, None)
+    assert found == [dict(enumerate(seen))]
+
+
+@needs_torch
+@pytest.mark.parametrize(("gpus", "local_rank"), [(1, 0), (2, 0), (2, 1)], ids=["the only one", "first", "second"])
+def test_a_replica_of_pytorch_takes_its_gpu(gpus: int, local_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only one that it sees, or by its local rank, where torchrun leaves all of them to be seen."""
+    device = import_module("torch_impl.device")
+    set_gpus(monkeypatch, gpus, LOCAL_RANK=str(local_rank))
+    assert str(device.select_device("auto", 2, devices=2)) == f"cuda:{local_rank}"
+
+
+@needs_torch
+def test_a_replica_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself where torchrun has started it, else before any is started, and before anyone asks to train."""
+    device, processes, run = (import_module(f"torch_impl.{name}") for name in ("device", "processes", "run"))
+    two = config("torch", Precision.FLOAT32, 2)
+    two = replace(two, execution=replace(two.execution, device="auto"))
+    set_gpus(monkeypatch, 1)
+    with pytest.raises(Unsupported, match="PyTorch finds 1 of 2 GPUs; give --devices fewer"):
+        processes.run_replicas(two, print, None)
+    with pytest.raises(Unsupported, match="PyTorch finds 1 of 2 GPUs; give --devices fewer"):
+        run.describe(two)
+    set_gpus(monkeypatch, 1, LOCAL_RANK="1")
+    with pytest.raises(Unsupported, match="PyTorch finds 1 of 2 GPUs; give --devices fewer"):
+        device.select_device("auto", 2, devices=2)
+
+
+def set_gpus(monkeypatch: pytest.MonkeyPatch, number: int, **variables: str) -> None:
+    """Let PyTorch find so many."""
+    cuda = import_module("torch.cuda")
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: number)
+    monkeypatch.setattr(cuda, "set_device", lambda device: None)
+    set_variables(monkeypatch, **variables)
 
 
 def test_tf_config_says_which_hosts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

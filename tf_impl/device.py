@@ -44,7 +44,7 @@ def select_device(requested: str, threads: int, devices: int = 1) -> str:
         tf.config.set_visible_devices([], "GPU")
         return "CPU:0"
     if len(gpus) < devices:
-        raise Unsupported(f"TensorFlow finds {len(gpus)} GPUs, and not {devices}; give --devices fewer")
+        raise Unsupported(f"TensorFlow finds {len(gpus)} of {devices} GPUs; give --devices fewer")
     gpu = gpus[task_index() % devices if devices > 1 else 0]
     tf.config.set_visible_devices(gpu, "GPU")
     tf.config.experimental.set_memory_growth(gpu, True)

@@ -22,24 +22,38 @@ from common.memory import (
 from common.timing import seconds_of
 
 
+def uses_gpu(requested: str, devices: int = 1) -> bool:
+    """Whether "auto", "cpu" or "gpu" means a GPU here.
+
+    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
+    Has no twin in tf_impl: there each process sees all GPUs of the host, and can ask by itself.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested == "gpu" and not found:
+        raise Unsupported("PyTorch finds no GPU; --device cpu runs without one")
+    if not found or requested == "cpu":
+        return False
+    if found < devices:
+        raise Unsupported(f"PyTorch finds {found} of {devices} GPUs; give --devices fewer")
+    return True
+
+
 def select_device(requested: str, threads: int, devices: int = 1) -> torch.device:
     """Return this process's device for "auto", "cpu" or "gpu" and pin the CPU threads of one operation.
 
     The processes of a host each take one of its devices, and share its threads.
 
-    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
+    Raises Unsupported where a GPU is asked for and none is found, or not the one of this process.
+    Differs from tf_impl: the GPUs that must not be used are hidden by who starts the process, or else LOCAL_RANK says
+    which to take.
     """
     torch.set_num_threads(max(1, threads // devices))
     keep_freed_host_memory()
     torch.backends.cudnn.benchmark = True  # measure cuDNN's algorithms in the first step, as TensorFlow always does
-    found = torch.cuda.is_available()
-    if requested == "gpu" and not found:
-        raise Unsupported("PyTorch finds no GPU; --device cpu runs without one")
-    if not found or requested == "cpu":
+    number = int(os.environ.get("LOCAL_RANK", "0")) if devices > 1 else 0
+    if not uses_gpu(requested, number + 1):
         return torch.device("cpu")
-    if torch.cuda.device_count() < devices:
-        raise Unsupported(f"PyTorch finds {torch.cuda.device_count()} GPUs, and not {devices}; give --devices fewer")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if devices > 1 else 0)
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 

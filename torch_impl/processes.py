@@ -24,6 +24,7 @@ from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
 from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
 from common.results import RowResult, Status
+from torch_impl.device import uses_gpu
 
 GRACE_S = 2.0  # for replicas that are asked to end, since another has
 SETTLE_S = 1.0  # in which the replica at fault ends before those that were waiting for it
@@ -52,6 +53,9 @@ def run_replicas(
             local_addr="localhost",  # a host's name need not be one that is resolved
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(logs.name),
+            # Each sees its GPU alone, as the first: torch.compile keeps the kernels that it has chosen under the GPU's
+            # number, so that otherwise each would choose anew what another, or a run of one, has chosen before.
+            virtual_local_rank=uses_gpu(config.execution.device, config.execution.devices),
         ),
         _replica,
     )
