@@ -2,7 +2,7 @@
 
 import platform
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -33,12 +33,13 @@ def run_experiment(
     Returns the results, and whether they could be compared and are all on disk; the first signal ends it early.
     """
     earlier = store.read(configs)
+    rows = _arranged(earlier.rows)
     results = Results(
         command=command,
         earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
         environment=describe_parent(),
-        rows=in_order(earlier.rows),
-        parity=judge(in_order(earlier.rows)),
+        rows=rows,
+        parity=judge(rows),
     )
     results = run_rows(arguments, configs, results, store, interrupts, reporter, launch)
     if interrupts.number:
@@ -90,7 +91,7 @@ def run_rows(
         python, folder = pythons[config.framework], store.row_folder(config)
         row = launch(config, python, folder, arguments.timeout, reporter.event, interrupts)
         rows[config.row_id] = row = replace(row, setting=setting, key=key)
-        ordered = in_order(rows.values())
+        ordered = _arranged(rows.values())
         results = replace(results, rows=ordered, parity=judge(ordered))
         store.save(results)
         reporter.end_row(row)
@@ -99,7 +100,7 @@ def run_rows(
 
 def compare_runs(results: Results, arrays_of: ArraysOf) -> Results:
     """Hold the trained rows to float64 and to each other, and judge them by all their checks."""
-    rows = complete_checks(share_limits(find_efficiencies(results.rows)), arrays_of)
+    rows = complete_checks(share_limits(results.rows), arrays_of)
     return replace(results, rows=rows, parity=judge(rows, check_pairs(rows, arrays_of)))
 
 
@@ -127,6 +128,11 @@ def find_efficiencies(rows: Sequence[RowResult]) -> list[RowResult]:
         return replace(row, replicas=group)
 
     return [with_efficiencies(row) for row in rows]
+
+
+def _arranged(rows: Iterable[RowResult]) -> list[RowResult]:
+    """In the order of the table, and with the efficiencies that it shows: an interrupted run has them as well."""
+    return find_efficiencies(in_order(rows))
 
 
 def _same(row: RowResult, replicas: int, batch_size: int) -> tuple[object, ...]:

@@ -22,7 +22,15 @@ def interrupt(*_: object) -> Any:
     time.sleep(30)
 
 
-def run_with(tmp_path: Path) -> int:
+OF_REPLICAS = """
+from dataclasses import replace
+from common.results import describe_replicas
+row, replicas = ok(config), config.execution.replicas
+return replace(row, replicas=describe_replicas(config, "gloo", [1] * replicas, row.timing))
+"""
+
+
+def run_with(tmp_path: Path, *options: str, body: str = "return ok(config)") -> int:
     arguments = [
         "--preset",
         "smoke",
@@ -35,7 +43,8 @@ def run_with(tmp_path: Path) -> int:
         "float64",
         "float32",
     ]
-    return run_parity.main([*arguments, "--output", str(tmp_path / "run"), "--torch-python", fake_worker(tmp_path)])
+    worker = fake_worker(tmp_path, body)
+    return run_parity.main([*arguments, *options, "--output", str(tmp_path / "run"), "--torch-python", worker])
 
 
 def test_while_the_versions_are_asked_for(
@@ -55,6 +64,16 @@ def test_while_the_runs_are_compared(
     assert (run_with(tmp_path), len(started(tmp_path))) == (130, 2)
     assert "float64" in capsys.readouterr().out
     assert len(read_json(tmp_path / "run" / "results.json", Results).rows) == 2
+
+
+def test_the_efficiencies_are_known_before_the_runs_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two replicas at 50 images/s each; one alone, on the same batch, at 100."""
+    monkeypatch.setattr(runner, "compare_runs", interrupt)
+    assert run_with(tmp_path, "--devices", "1", "2", body=OF_REPLICAS) == 130
+    rows = read_json(tmp_path / "run" / "results.json", Results).rows
+    assert [row.replicas and row.replicas.strong_scaling_efficiency for row in rows] == [None, 0.5, None, 0.5]
 
 
 def test_before_what_it_would_end_has_begun() -> None:
