@@ -79,7 +79,7 @@ def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replica
         model.replicas = replicas.size
         replicas.on_collective()  # the wrapper compares the parameters
         model.logits = DistributedDataParallel(model.logits, gradient_as_bucket_view=True)
-        model.logits.register_comm_hook((replicas, model.precision), _sum)
+        model.logits.register_comm_hook(replicas, _sum)
     return model, optimizer
 
 
@@ -99,9 +99,11 @@ def global_loss(loss: torch.Tensor, model: ConvNet) -> torch.Tensor:
 def sum_gradients(gradients: Sequence[torch.Tensor], model: ConvNet) -> Sequence[torch.Tensor]:
     """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
 
-    Differs from tf_impl: DistributedDataParallel has done it, bucket by bucket, while the backward pass went on.
+    Differs from tf_impl: DistributedDataParallel has summed them, bucket by bucket, while the backward pass went on.
+    They are rounded here and not in its hook: that runs on another of 32 streams each time, and on each of them PyTorch
+    would have to allocate memory first, for which the device waits.
     """
-    return gradients
+    return gradients if model.replicas == 1 else [_as_of_one(sums, model.precision) for sums in gradients]
 
 
 def mean(values: torch.Tensor, replicas: Replicas) -> torch.Tensor:
@@ -141,13 +143,12 @@ def peaks(replicas: Replicas) -> list[int]:
 
 
 def _sum(
-    group: tuple[Replicas, Precision],
+    replicas: Replicas,
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[torch.Tensor]:
-    replicas, precision = group
     replicas.on_collective()
     work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: _as_of_one(future.value()[0], precision))
+    return work.get_future().then(lambda future: future.value()[0])
 
 
 def _as_of_one(sums: torch.Tensor, precision: Precision) -> torch.Tensor:
