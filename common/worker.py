@@ -66,6 +66,8 @@ def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None)
         if arguments.result:
             write_json(arguments.result, row)
         print(describe_row(row))
+    elif row.status is not Status.OK:
+        print(describe_row(row), file=sys.stderr)  # the others may be ended before they can say why
     return 0 if row.status is Status.OK else 3
 
 

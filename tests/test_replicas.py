@@ -312,7 +312,7 @@ def test_a_replica_of_pytorch_takes_its_gpu(gpus: int, local_rank: int, monkeypa
 
 @needs_torch
 def test_a_replica_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself where torchrun has started it, else before any is started, and before anyone asks to train."""
+    """By itself where torchrun has started it, else before any is started, and where nothing is to be trained yet."""
     device, processes, run = (import_module(f"torch_impl.{name}") for name in ("device", "processes", "run"))
     two = config("torch", Precision.FLOAT32, 2)
     two = replace(two, execution=replace(two.execution, device="auto"))
@@ -324,6 +324,9 @@ def test_a_replica_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     set_gpus(monkeypatch, 1, LOCAL_RANK="1")
     with pytest.raises(Unsupported, match="PyTorch finds 1 of 2 GPUs; give --devices fewer"):
         device.select_device("auto", 2, devices=2)
+    set_gpus(monkeypatch, 2, LOCAL_RANK="0")
+    with pytest.raises(Unsupported, match="PyTorch finds 2 of 4 GPUs; give --devices fewer"):
+        device.select_device("auto", 2, devices=4)
 
 
 def set_gpus(monkeypatch: pytest.MonkeyPatch, number: int, **variables: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from common.config import Precision, RunConfig
+from common.hardware import Unsupported
 from common.results import RowResult, Status, make_row, read_json, write_json
 from common.worker import main
 from tests.conftest import ROOT
@@ -62,6 +63,25 @@ def test_a_config_of_the_other_framework(tmp_path: Path, capsys: pytest.CaptureF
     write_json(tmp_path / "config.json", RunConfig("tensorflow", Precision.FLOAT32))
     line = refusal(capsys, "--config", tmp_path / "config.json", "--result", tmp_path / "result.json")
     assert line == "python -m torch_impl: argument --config: it is of tensorflow; run python -m tf_impl"
+
+
+@pytest.mark.parametrize(("rank", "said_on"), [("0", "out"), ("1", "err")])
+def test_any_of_several_processes_says_why_it_fails(
+    rank: str, said_on: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first speaks for all; but torchrun may end it before it can, since another has failed."""
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "host0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def fail(*_: object, **__: object) -> Any:
+        raise Unsupported("PyTorch finds 1 of 2 GPUs; give --devices fewer")
+
+    assert main("torch", fail, never, ["--preset", "smoke"]) == 3
+    printed = capsys.readouterr()
+    said = {"out": printed.out, "err": printed.err}
+    assert said.pop(said_on) == "unsupported: PyTorch finds 1 of 2 GPUs; give --devices fewer\n"
+    assert list(said.values()) == [""]
 
 
 def test_a_worker_whose_stdin_closes_leaves_its_shell_alone(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def sum_gradients(gradients: Sequence[torch.Tensor], model: ConvNet) -> Sequence
     """Sum over the replicas, before anyone asks whether a gradient is finite: so all of them decide alike.
 
     Differs from tf_impl: DistributedDataParallel has summed them, bucket by bucket, while the backward pass went on.
-    They are rounded here and not in its hook: that runs on another of 32 streams each time, and on each of them PyTorch
-    would have to allocate memory first, for which the device waits.
+    They are rounded here and not in what follows a bucket's sum: that runs on another of 32 streams each time, and on
+    each of them PyTorch would have to allocate memory first, for which the device waits.
     """
     return gradients if model.replicas == 1 else [_as_of_one(sums, model.precision) for sums in gradients]
 

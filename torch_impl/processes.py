@@ -35,8 +35,10 @@ def run_replicas(
 ) -> RowResult:
     """What run returns for the replica of rank 0, of config.execution.devices processes.
 
-    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain, and Unsupported
+    where there are fewer GPUs.
     """
+    on_gpus = uses_gpu(config.execution.device, config.execution.devices)
     entered, ended_well = (
         multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices) for _ in range(2)
     )
@@ -55,7 +57,7 @@ def run_replicas(
             logs_specs=DefaultLogsSpecs(logs.name),
             # Each sees its GPU alone, as the first: torch.compile keeps the kernels that it has chosen under the GPU's
             # number, so that otherwise each would choose anew what another, or a run of one, has chosen before.
-            virtual_local_rank=uses_gpu(config.execution.device, config.execution.devices),
+            virtual_local_rank=on_gpus,
         ),
         _replica,
     )
