@@ -31,8 +31,8 @@ def select_device(requested: str, threads: int, devices: int = 1) -> str:
     The processes of a host each take one of its devices, and share its threads.
 
     Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`.
-    Differs from torch_impl: TensorFlow places operations itself, so GPUs that must not be used are hidden, and the one
-    that remains is its first; and it takes all of a GPU's memory at once unless told to grow. Once TensorFlow has
+    Differs from torch_impl: TensorFlow places operations itself, so GPUs that must not be used are hidden here, and the
+    one that remains is its first; and it takes all of a GPU's memory at once unless told to grow. Once TensorFlow has
     started, none of this can change any more.
     """
     tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // devices))

@@ -43,7 +43,7 @@ def select_device(requested: str, threads: int, devices: int = 1) -> torch.devic
 
     The processes of a host each take one of its devices, and share its threads.
 
-    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`, unless it is the only one.
+    Raises Unsupported where a GPU is asked for and none is found, or fewer than `devices`; a replica may see one alone.
     Differs from tf_impl: the GPUs that must not be used are hidden by who starts the process, or else LOCAL_RANK says
     which to take.
     """
@@ -51,7 +51,7 @@ def select_device(requested: str, threads: int, devices: int = 1) -> torch.devic
     keep_freed_host_memory()
     torch.backends.cudnn.benchmark = True  # measure cuDNN's algorithms in the first step, as TensorFlow always does
     number = int(os.environ.get("LOCAL_RANK", "0")) if devices > 1 else 0
-    sees_its_own_alone = number == 0 and torch.cuda.device_count() == 1
+    sees_its_own_alone = os.environ.get("LOCAL_RANK") == "0" and torch.cuda.device_count() == 1
     if not uses_gpu(requested, 1 if sees_its_own_alone else devices):
         return torch.device("cpu")
     device = torch.device("cuda", number)

@@ -29,7 +29,6 @@ from torch_impl.device import (
     set_tf32,
     synchronize,
     to_host,
-    uses_gpu,
 )
 from torch_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, reset_peaks, shard
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
@@ -148,7 +147,6 @@ def build(config: RunConfig, device: torch.device) -> tuple[ConvNet, Optimizer]:
 
 def describe(config: RunConfig) -> RowResult:
     """Say where the row would run, and train nothing; raises Unsupported where that device is missing."""
-    uses_gpu(config.execution.device, config.execution.devices)  # for its error: nobody has given this one its part
     device = select_device(config.execution.device, config.execution.threads, config.execution.devices)
     return make_row(config, Status.OK, environment=describe_environment(torch.__version__, describe_device(device), {}))
 
