@@ -35,6 +35,8 @@ CAPTIONS = {
     "speed": "Milliseconds a step of every row.",
     "memory": "Steady memory of every row.",
     "floor": "Each row's step over the least time that the device allows.",
+    "strong_scaling": "Images a second of each replica that has a share of a batch, in percent of one with all of it.",
+    "weak_scaling": "Images a second of each replica, in percent of a single one with as many images to a batch.",
     "epochs": "Seconds of every epoch. The first holds tracing, compiling and autotuning.",
     "loss": "The loss of every step, TensorFlow's thick below PyTorch's thin. Beyond the dotted line roundings decide.",
     "loss_scale": "The loss scale of mixed_float16 at every step.",

@@ -5,7 +5,8 @@ colour-blind tell apart; the mode is a strength or a dash. Figures are narrow, t
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
@@ -37,6 +38,7 @@ USUAL = (False, "custom")  # the mode that a finding is of: uncompiled, in our o
 INK, FAINT = "#1a1b1c", "#8a8b8c"
 WIDTH_INCHES = 4.8
 PNG_DPI = 130
+LEGEND_COLUMNS = 2
 TITLE_SIZE, TITLE_WIDTH = 9.5, 52  # points; characters, of which the figure holds as many
 LARGEST_IMAGE = 2**24  # numbers; more are not drawn again for the sake of a picture
 STYLE: dict[Any, Any] = {
@@ -64,6 +66,8 @@ def figures(results: Results) -> dict[str, Figure]:
         "speed": speed,
         "memory": memory,
         "floor": floor,
+        "strong_scaling": strong_scaling,
+        "weak_scaling": weak_scaling,
         "epochs": epochs,
         "loss": loss,
         "loss_scale": loss_scale,
@@ -117,6 +121,16 @@ def floor(results: Results) -> Figure | None:
     return figure
 
 
+def strong_scaling(results: Results) -> Figure | None:
+    """What each of several replicas does for a shared batch, in percent of what one does that has all of it."""
+    return _scaling(results, "strong %", "Strong")
+
+
+def weak_scaling(results: Results) -> Figure | None:
+    """What each of several replicas does for a share of a batch, in percent of what one does that has no more."""
+    return _scaling(results, "weak %", "Weak")
+
+
 def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
     """The largest batch that trains of each row."""
     bars = [_Bar(config.precision.value, config.mode, size, size, size) for config, size in found.items()]
@@ -136,11 +150,13 @@ def epochs(results: Results) -> Figure | None:
     ratios = [row.timing.epoch_s[0] / np.median(row.timing.epoch_s[1:]) for row in rows if row.timing.epoch_s[1:]]  # type: ignore[union-attr]
     if not ratios:
         return None
-    figure, panels = _panels(rows, f"The first epoch takes {min(ratios):.2g} to {max(ratios):.3g} times a later one")
+    title = f"The first epoch takes {min(ratios):.2g} to {max(ratios):.3g} times a later one"
+    figure, panels = _panels(map(_kind, rows), title)
     for axes, precision in panels:
         for row in (row for row in rows if row.precision == precision):
             assert row.timing is not None
-            axes.plot(range(1, len(row.timing.epoch_s) + 1), row.timing.epoch_s, marker=".", **_look(row))
+            look = _look(row.config.mode)
+            axes.plot(range(1, len(row.timing.epoch_s) + 1), row.timing.epoch_s, marker=".", **look)
         _logarithmic(axes)
         axes.set_ylabel("s")
     figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -153,11 +169,11 @@ def loss(results: Results) -> Figure | None:
     rows = [row for row in results.rows if row.training and row.config.repeat == 0 and row.loop == "custom"]
     if not rows:
         return None
-    figure, panels = _panels(rows, _loss_finding(results))
+    figure, panels = _panels(map(_kind, rows), _loss_finding(results))
     for axes, precision in panels:
         for row in (row for row in rows if row.precision == precision):
             values = _values(row.training, "loss")
-            axes.plot(np.where(values > 0, values, np.nan), **_look(row))
+            axes.plot(np.where(values > 0, values, np.nan), **_look(row.config.mode))
         _logarithmic(axes)
         if (extent := _extent(results.parity, precision)) is not None:
             axes.axvline(extent, color=INK, linewidth=0.8, linestyle=":")
@@ -172,11 +188,12 @@ def loss_scale(results: Results) -> Figure | None:
     rows = [row for row in rows if row.config.repeat == 0]
     if not rows:
         return None
-    figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
+    modes = [row.config.mode for row in rows]
+    figure = Figure(figsize=(WIDTH_INCHES, 2.2 + _legend_inches(modes)), layout="constrained")
     axes = figure.subplots()
     for row in rows:
         scales, skipped = _values(row.training, "loss_scale"), _skipped(row)
-        axes.step(range(len(scales)), scales, where="post", **_look(row))
+        axes.step(range(len(scales)), scales, where="post", **_look(row.config.mode))
         size = 9 if row.framework == FRAMEWORKS[0] else 6
         axes.plot(skipped, scales[skipped], "x", color=COLOURS[row.framework], markersize=size)
     axes.set_yscale("log", base=2)
@@ -188,7 +205,7 @@ def loss_scale(results: Results) -> Figure | None:
     axes.set_ylabel("loss scale")
     axes.grid()
     _title(figure, _skip_finding(rows))
-    _legend(figure, rows)
+    _legend(figure, modes)
     return figure
 
 
@@ -243,14 +260,14 @@ def images(results: Results) -> Figure | None:
 
 def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
     """Each precision's speed-up over float32 along the sizes of a sweep, with its interval; 1 is float32."""
-    rows = [course[0].line.first for course in courses]
-    figure, panels = _panels(rows, _crossover_finding(courses, axis), panel_inches=1.9)
+    kinds = [_kind(course[0].line.first) for course in courses]
+    figure, panels = _panels(kinds, _crossover_finding(courses, axis), panel_inches=1.9)
     sizes = sorted({gain.size for course in courses for gain in course})
     smallest, largest = sizes[0], sizes[-1]
     for axes, precision in panels:
         axes.axhline(1, color=INK, linewidth=1)
         for course in (course for course in courses if course[0].line.first.precision == precision):
-            look, colour = _look(course[0].line.first), COLOURS[course[0].line.first.framework]
+            look, colour = _look(course[0].line.mode), COLOURS[course[0].line.mode.framework]
             judged = [gain for gain in course if gain.verdict != NOT_JUDGED]
             speed_ups = np.array([gain.speed_up for gain in judged], float)
             axes.plot([gain.size for gain in judged], speed_ups, marker="o", markersize=4, **look)
@@ -265,6 +282,13 @@ def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
         axes.set_ylabel("times float32's speed")
     figure.axes[-1].set_xlabel(label)
     return figure
+
+
+class _Kind(NamedTuple):
+    """What a panel is for, and whose line in it."""
+
+    precision: str
+    mode: Mode
 
 
 class _Bar(NamedTuple):
@@ -312,7 +336,7 @@ def _bars(bars: Sequence[_Bar], label: str, title: str) -> Figure | None:
     axes.set_axisbelow(True)
     _title(figure, title)
     patches = [Patch(label=_mode(mode), **_style(mode)) for mode in dict.fromkeys(bar.mode for bar in bars)]
-    figure.legend(handles=patches, loc="outside lower left", ncols=2)
+    figure.legend(handles=patches, loc="outside lower left", ncols=LEGEND_COLUMNS)
     return figure
 
 
@@ -326,18 +350,47 @@ def _places(bars: Sequence[_Bar]) -> tuple[list[float], dict[str, float]]:
     return places, {precision: float(np.mean(found)) for precision, found in members.items()}
 
 
+def _scaling(results: Results, measure: str, title: str) -> Figure | None:
+    """The efficiencies over the number of replicas. One replica has 100 % by definition."""
+    courses: dict[_Kind, list[tuple[int, float]]] = {}
+    for line in group(results.rows):
+        if efficiency := line.median(measure):
+            alone = _Kind(line.first.precision, line.mode._replace(replicas=1))
+            courses.setdefault(alone, [(1, 100.0)]).append((line.mode.replicas, efficiency))
+    if not courses:
+        return None
+    figure, panels = _panels(courses, f"{title} scaling {_scaling_finding(courses)}")
+    for axes, precision in panels:
+        axes.axhline(100, color=INK, linewidth=1)
+        for kind, course in courses.items():
+            if kind.precision == precision:
+                axes.plot(*zip(*sorted(course), strict=True), marker="o", markersize=4, **_look(kind.mode))
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("%")
+    sizes = sorted({replicas for course in courses.values() for replicas, _ in course})
+    last = figure.axes[-1]
+    last.set_xscale("log", base=2)
+    last.set_xticks(sizes, map(str, sizes))
+    last.xaxis.set_minor_locator(NullLocator())
+    last.set_xlabel("replicas; images a second of each, in percent of a single one's")
+    return figure
+
+
 def _panels(
-    rows: Sequence[RowResult], title: str, panel_inches: float = 1.15
+    kinds: Iterable[_Kind], title: str, panel_inches: float = 1.15
 ) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
     """A small panel for each precision, one below the other."""
-    precisions = [precision.value for precision in Precision if any(row.precision == precision for row in rows)]
-    figure = Figure(figsize=(WIDTH_INCHES, 1.1 + panel_inches * len(precisions)), layout="constrained")
+    kinds = list(kinds)
+    precisions = [precision.value for precision in Precision if any(kind.precision == precision for kind in kinds)]
+    modes = [kind.mode for kind in kinds]
+    height = 0.7 + panel_inches * len(precisions) + _legend_inches(modes)
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     panels = figure.subplots(len(precisions), sharex=True, squeeze=False)[:, 0]
     for axes, precision in zip(panels, precisions, strict=True):
         axes.set_title(precision, fontsize=8.5, weight="normal", pad=2)
         axes.grid()
     _title(figure, title)
-    _legend(figure, rows)
+    _legend(figure, modes)
     return figure, zip(panels, precisions, strict=True)
 
 
@@ -354,18 +407,27 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _legend(figure: Figure, rows: Sequence[RowResult]) -> None:
-    looks = {_mode(row.config.mode): _look(row) for row in rows}
-    handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-    figure.legend(handles=handles, loc="outside lower left", ncols=2)
+def _legend_inches(modes: Sequence[Mode]) -> float:
+    return 0.2 * math.ceil(len(set(modes)) / LEGEND_COLUMNS)
 
 
-def _look(row: RowResult) -> dict[str, Any]:
+def _legend(figure: Figure, modes: Sequence[Mode]) -> None:
+    handles = [Line2D([], [], label=_mode(mode), **_look(mode)) for mode in dict.fromkeys(modes)]
+    figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
+
+
+def _kind(row: RowResult) -> _Kind:
+    return _Kind(row.precision, row.config.mode)
+
+
+def _look(mode: Mode) -> dict[str, Any]:
     """The second framework is drawn thin over the first, so that both are seen where they agree."""
-    width = 2.6 if row.framework == FRAMEWORKS[0] else 1.0
-    alpha = 0.5 if row.config.execution.replicas > 1 else 1.0
-    dash = DASHES[row.compile, row.loop]
-    return {"color": COLOURS[row.framework], "linestyle": dash, "linewidth": width, "alpha": alpha}
+    return {
+        "color": COLOURS[mode.framework],
+        "linestyle": DASHES[mode.compile, mode.loop],
+        "linewidth": 2.6 if mode.framework == FRAMEWORKS[0] else 1.0,
+        "alpha": 1 / mode.replicas.bit_length(),
+    }
 
 
 def _mode(mode: Mode) -> str:
@@ -375,7 +437,7 @@ def _mode(mode: Mode) -> str:
 
 
 def _style(mode: Mode) -> dict[str, Any]:
-    hatch = "//" if mode.replicas > 1 else None
+    hatch = "/" * mode.replicas.bit_length() if mode.replicas > 1 else None  # the denser, the more
     return {
         "facecolor": COLOURS[mode.framework],
         "edgecolor": "white" if hatch else COLOURS[mode.framework],
@@ -390,6 +452,18 @@ def _speed_finding(lines: Sequence[Line]) -> str:
     if not any(interval(line, baseline) for line in lines if (baseline := baselines(lines).get(line.mode))):
         return "Too few epochs to judge the speed"
     return _best(lines, "step ms", lambda before, after: before / after, lambda gain: f"is {gain:.2f}x as fast")
+
+
+def _scaling_finding(courses: Mapping[_Kind, Sequence[tuple[int, float]]]) -> str:
+    """The efficiencies of our own uncompiled loop, where it is there, on the most replicas."""
+    most = max(replicas for course in courses.values() for replicas, _ in course)
+    found = []
+    for framework in FRAMEWORKS:
+        usual = [course for kind, course in courses.items() if kind.mode == Mode(framework, *USUAL)]
+        ends = sorted({f"{dict(course)[most]:.0f}" for course in usual if most in dict(course)}, key=float)
+        if ends:
+            found.append(f"{NAMES[framework]} {' to '.join(dict.fromkeys([ends[0], ends[-1]]))} %")
+    return f"on {most} replicas" + (f": {', '.join(found)}" if found else "")
 
 
 def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
@@ -458,10 +532,14 @@ def _extent(entries: Sequence[ParityEntry], precision: str) -> int | None:
 
 
 def _skip_finding(rows: Sequence[RowResult]) -> str:
-    skipped = {tuple(_skipped(row)) for row in rows}
-    if len(skipped) > 1:
+    of_batch: dict[int, set[tuple[int, ...]]] = {}
+    for row in rows:
+        of_batch.setdefault(row.config.train.batch_size, set()).add(tuple(_skipped(row)))
+    if any(len(skipped) > 1 for skipped in of_batch.values()):
         return "The rows skip different steps"
-    (steps,) = skipped
+    if len(of_batch) > 1:
+        return "mixed_float16 skips the same steps in every row of the same batch"
+    ((steps,),) = of_batch.values()
     where = f"steps {', '.join(map(str, steps[:12]))}{' ...' if len(steps) > 12 else ''}" if steps else "no step"
     return f"mixed_float16 skips {where}{', in every row' if len(rows) > 1 else ''}"
 

@@ -31,6 +31,8 @@ from tests.conftest import ROOT
 from tests.fakes import fake_worker
 
 CPU = read_json(ROOT / "results" / "cpu" / "results.json", Results)
+WEAK, STRONG = (read_json(ROOT / f"results/h100-x4/{kind}/results.json", Results) for kind in ("weak", "strong"))
+OF_ONE_DEVICE = set(CAPTIONS) - {"weak_scaling", "strong_scaling"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LARGEST_PAGE_BYTES = 1_500_000
 
@@ -85,7 +87,33 @@ def test_titles_say_the_finding() -> None:
     assert found["loss"] == "Both frameworks' losses agree as far as they can be compared"
     assert found["loss_scale"].startswith("mixed_float16 skips no step")
     assert re.fullmatch(r"Every check passes; the worst takes \d\d% of its bound", found["parity"])
-    assert set(found) == set(CAPTIONS)
+    assert set(found) == OF_ONE_DEVICE
+
+
+def test_scaling_is_drawn_where_there_are_several_replicas() -> None:
+    weak, strong = titles(WEAK), titles(STRONG)
+    assert weak["weak_scaling"] == "Weak scaling on 4 replicas: TensorFlow 89 to 96 %, PyTorch 95 to 99 %"
+    assert strong["strong_scaling"] == "Strong scaling on 4 replicas: TensorFlow 60 to 83 %, PyTorch 34 to 88 %"
+    assert "strong_scaling" not in weak
+    assert "weak_scaling" not in strong
+
+
+def test_a_line_of_scaling_begins_at_one_replica() -> None:
+    panels = figures(WEAK)["weak_scaling"].axes
+    assert [panel.get_title() for panel in panels] == ["float32", "mixed_float16", "mixed_bfloat16"]
+    limit, tensorflow, *others = panels[1].get_lines()
+    assert list(limit.get_ydata()) == [100, 100]
+    assert list(tensorflow.get_xdata()) == [1, 2, 4]
+    assert [round(float(value)) for value in tensorflow.get_ydata()] == [100, 94, 89]
+    assert len(others) == 3  # compiled, and both of PyTorch
+
+
+def test_skips_are_compared_where_the_batch_is_the_same() -> None:
+    assert titles(WEAK)["loss_scale"] == "mixed_float16 skips the same steps in every row of the same batch"
+    assert titles(STRONG)["loss_scale"] == "mixed_float16 skips steps 1, 2, 3, 4, 5, 8, in every row"
+    *others, last = (row for row in WEAK.rows if row.precision == "mixed_float16")
+    other = replace(last, training=last.training and replace(last.training, skipped_steps=[1]))
+    assert titles(replace(WEAK, rows=[*others, other]))["loss_scale"] == "The rows skip different steps"
 
 
 def test_a_failed_check_is_in_title_and_page() -> None:
@@ -107,8 +135,8 @@ def test_a_framework_has_one_colour(largest: Path) -> None:
 def test_it_is_small_and_whole(largest: Path) -> None:
     page = (largest / "index.html").read_text()
     assert len(page.encode()) < LARGEST_PAGE_BYTES
-    assert page.count("<svg") == len(CAPTIONS)
-    assert sorted(path.stem for path in largest.glob("*.png")) == sorted(CAPTIONS)
+    assert page.count("<svg") == len(OF_ONE_DEVICE)
+    assert sorted(path.stem for path in largest.glob("*.png")) == sorted(OF_ONE_DEVICE)
     identifiers = re.findall(r'\bid="([^"]*)"', page)
     assert len(identifiers) == len(set(identifiers))
 
@@ -144,7 +172,7 @@ def test_the_verb_writes_beside_the_results(tmp_path: Path, capsys: pytest.Captu
         "index.html",
         "rows.csv",
         "tables.txt",
-        *(f"{n}.{end}" for n in CAPTIONS for end in ("svg", "png")),
+        *(f"{n}.{end}" for n in OF_ONE_DEVICE for end in ("svg", "png")),
     }
 
 
