@@ -3,7 +3,7 @@
 Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ class Line:
         return float(np.median(values)) if values else None
 
 
-def group(rows: Sequence[RowResult]) -> list[Line]:
+def group(rows: Iterable[RowResult]) -> list[Line]:
     """The lines, in the order of their first rows."""
     groups: dict[tuple[str, Mode], list[RowResult]] = {}
     for row in rows:

@@ -81,13 +81,14 @@ def to_html(results: Results, drawn: dict[str, str]) -> str:
 
 
 def _article_and_ours(results: Results) -> Iterator[tuple[str, ...]]:
-    """The article's lines, and of the same experiment our uncompiled ones of the same precisions."""
+    """The article's lines, and of the same experiment our uncompiled ones of one device and of the same precisions."""
     for row in T4:
         figures = (row.step_ms, row.total_s, row.peak_gb, row.used_gb, row.loss, row.accuracy_percent)
         yield "Tesla T4, Model.fit", row.precision, *(f"{figure:g}" for figure in figures)
     for line in group(results.rows):
-        config, precisions = line.first.config, [row.precision for row in T4]
-        if experiment_difference(config, ARTICLE) or line.first.compile or line.first.precision not in precisions:
+        is_usual = not line.mode.compile and line.mode.replicas == 1
+        is_there = line.first.precision in {row.precision for row in T4}
+        if experiment_difference(line.first.config, ARTICLE) or not (is_usual and is_there):
             continue
         gigabytes = [line.median(name) for name in ("peak MB", "used MB")]
         yield (

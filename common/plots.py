@@ -123,12 +123,12 @@ def floor(results: Results) -> Figure | None:
 
 def strong_scaling(results: Results) -> Figure | None:
     """What each of several replicas does for a shared batch, in percent of what one does that has all of it."""
-    return _scaling(results, "strong %", "Strong")
+    return _scaling(results, "strong %", "strong")
 
 
 def weak_scaling(results: Results) -> Figure | None:
     """What each of several replicas does for a share of a batch, in percent of what one does that has no more."""
-    return _scaling(results, "weak %", "Weak")
+    return _scaling(results, "weak %", "weak")
 
 
 def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
@@ -184,8 +184,8 @@ def loss(results: Results) -> Figure | None:
 
 def loss_scale(results: Results) -> Figure | None:
     """The loss scale of each step; a cross where the step was skipped, since a gradient overflowed."""
-    rows = [row for row in results.rows if row.training and row.precision == Precision.MIXED_FLOAT16]
-    rows = [row for row in rows if row.config.repeat == 0]
+    trained = [row for row in results.rows if row.training and row.precision == Precision.MIXED_FLOAT16]
+    rows = [row for row in trained if row.config.repeat == 0]
     if not rows:
         return None
     modes = [row.config.mode for row in rows]
@@ -204,7 +204,7 @@ def loss_scale(results: Results) -> Figure | None:
     axes.set_xlabel("step; a cross is a step that was skipped")
     axes.set_ylabel("loss scale")
     axes.grid()
-    _title(figure, _skip_finding(rows))
+    _title(figure, _skip_finding(trained))
     _legend(figure, modes)
     return figure
 
@@ -350,22 +350,23 @@ def _places(bars: Sequence[_Bar]) -> tuple[list[float], dict[str, float]]:
     return places, {precision: float(np.mean(found)) for precision, found in members.items()}
 
 
-def _scaling(results: Results, measure: str, title: str) -> Figure | None:
-    """The efficiencies over the number of replicas. One replica has 100 % by definition."""
+def _scaling(results: Results, measure: str, name: str) -> Figure | None:
+    """The efficiencies over the number of replicas. One has 100 % by definition; those on a CPU share its cores."""
     courses: dict[_Kind, list[tuple[int, float]]] = {}
-    for line in group(results.rows):
-        if efficiency := line.median(measure):
+    for line in group(row for row in results.rows if not (row.memory and row.memory.kind == "host_rss")):
+        if (efficiency := line.median(measure)) is not None:
             alone = _Kind(line.first.precision, line.mode._replace(replicas=1))
             courses.setdefault(alone, [(1, 100.0)]).append((line.mode.replicas, efficiency))
     if not courses:
         return None
-    figure, panels = _panels(courses, f"{title} scaling {_scaling_finding(courses)}")
+    figure, panels = _panels(courses, _scaling_finding(courses, name), panel_inches=1.5)
+    highest = max(efficiency for course in courses.values() for _, efficiency in course)
     for axes, precision in panels:
         axes.axhline(100, color=INK, linewidth=1)
         for kind, course in courses.items():
             if kind.precision == precision:
                 axes.plot(*zip(*sorted(course), strict=True), marker="o", markersize=4, **_look(kind.mode))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * highest)
         axes.set_ylabel("%")
     sizes = sorted({replicas for course in courses.values() for replicas, _ in course})
     last = figure.axes[-1]
@@ -426,7 +427,7 @@ def _look(mode: Mode) -> dict[str, Any]:
         "color": COLOURS[mode.framework],
         "linestyle": DASHES[mode.compile, mode.loop],
         "linewidth": 2.6 if mode.framework == FRAMEWORKS[0] else 1.0,
-        "alpha": 1 / mode.replicas.bit_length(),
+        "alpha": max(0.3, mode.replicas**-0.5),
     }
 
 
@@ -437,7 +438,7 @@ def _mode(mode: Mode) -> str:
 
 
 def _style(mode: Mode) -> dict[str, Any]:
-    hatch = "/" * mode.replicas.bit_length() if mode.replicas > 1 else None  # the denser, the more
+    hatch = "/" * min(mode.replicas, 6) if mode.replicas > 1 else None  # the denser, the more
     return {
         "facecolor": COLOURS[mode.framework],
         "edgecolor": "white" if hatch else COLOURS[mode.framework],
@@ -449,21 +450,23 @@ def _style(mode: Mode) -> dict[str, Any]:
 
 def _speed_finding(lines: Sequence[Line]) -> str:
     """The best mixed precision of each framework over its float32, in our own uncompiled loop where it is there."""
-    if not any(interval(line, baseline) for line in lines if (baseline := baselines(lines).get(line.mode))):
+    mixed = [line for line in lines if line.first.precision.startswith("mixed_")]
+    pairs = [(line, baseline) for line in mixed if (baseline := baselines(lines).get(line.mode))]
+    if pairs and not any(interval(*pair) for pair in pairs):
         return "Too few epochs to judge the speed"
     return _best(lines, "step ms", lambda before, after: before / after, lambda gain: f"is {gain:.2f}x as fast")
 
 
-def _scaling_finding(courses: Mapping[_Kind, Sequence[tuple[int, float]]]) -> str:
-    """The efficiencies of our own uncompiled loop, where it is there, on the most replicas."""
-    most = max(replicas for course in courses.values() for replicas, _ in course)
+def _scaling_finding(courses: Mapping[_Kind, Sequence[tuple[int, float]]], name: str) -> str:
+    """For each framework, in our own uncompiled loop where it is there, the most replicas that all precisions have."""
     found = []
     for framework in FRAMEWORKS:
-        usual = [course for kind, course in courses.items() if kind.mode == Mode(framework, *USUAL)]
-        ends = sorted({f"{dict(course)[most]:.0f}" for course in usual if most in dict(course)}, key=float)
-        if ends:
-            found.append(f"{NAMES[framework]} {' to '.join(dict.fromkeys([ends[0], ends[-1]]))} %")
-    return f"on {most} replicas" + (f": {', '.join(found)}" if found else "")
+        usual = [dict(course) for kind, course in courses.items() if kind.mode == Mode(framework, *USUAL)]
+        if most := max(set.intersection(*map(set, usual)) - {1}, default=0) if usual else 0:
+            values = sorted(course[most] for course in usual)
+            ends = " to ".join(dict.fromkeys(f"{value:.0f}" for value in (values[0], values[-1])))
+            found.append(f"{NAMES[framework]}: {ends} % {name} scaling on {most} replicas")
+    return "\n".join(found) or f"{name.capitalize()} scaling over the replicas"
 
 
 def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
@@ -507,7 +510,7 @@ def _best(
         if gains:
             best, line = max(gains, key=lambda pair: pair[0])
             found.append(f"{NAMES[framework]}: {line.first.precision} {words(best)}")
-    return "\n".join(found) or "no mixed precision to compare with float32"
+    return "\n".join(found) or "no mixed precision beside float32, uncompiled and on one device"
 
 
 def _loss_finding(results: Results) -> str:
@@ -532,14 +535,18 @@ def _extent(entries: Sequence[ParityEntry], precision: str) -> int | None:
 
 
 def _skip_finding(rows: Sequence[RowResult]) -> str:
-    of_batch: dict[int, set[tuple[int, ...]]] = {}
+    of_batch: dict[int, list[tuple[int, ...]]] = {}
     for row in rows:
-        of_batch.setdefault(row.config.train.batch_size, set()).add(tuple(_skipped(row)))
-    if any(len(skipped) > 1 for skipped in of_batch.values()):
+        of_batch.setdefault(row.config.train.batch_size, []).append(tuple(_skipped(row)))
+    if any(len(set(skipped)) > 1 for skipped in of_batch.values()):
         return "The rows skip different steps"
-    if len(of_batch) > 1:
-        return "mixed_float16 skips the same steps in every row of the same batch"
-    ((steps,),) = of_batch.values()
+    if len({skipped[0] for skipped in of_batch.values()}) > 1:
+        return (
+            "mixed_float16 skips the same steps in every row of the same batch"
+            if any(len(skipped) > 1 for skipped in of_batch.values())
+            else "mixed_float16 skips other steps with another batch"
+        )
+    steps = _skipped(rows[0])
     where = f"steps {', '.join(map(str, steps[:12]))}{' ...' if len(steps) > 12 else ''}" if steps else "no step"
     return f"mixed_float16 skips {where}{', in every row' if len(rows) > 1 else ''}"
 

@@ -139,7 +139,7 @@ def test_the_verb_prints_a_line_for_each_row(tmp_path: Path, capsys: pytest.Capt
     [
         (
             results(replace(make(), config=replace(make().config, train=TrainConfig(8, 25)))),
-            "with batch_size 50 and not 25",
+            "with batch_size 25 and not 50",
         ),
         (results(make(precision="mixed_bfloat16")), "it has no row that OLD has"),
         (results(), "it has no row that OLD has"),

@@ -403,6 +403,8 @@ def test_efficiencies() -> None:
         (0.625, 0.75)
     )
     assert find_efficiencies([measured(one, 0.010)])[0].replicas is None
+    patient = replace(two, execution=replace(two.execution, collective_timeout_s=600))
+    assert efficiencies(measured(one, 0.010), measured(patient, 0.008)) == (pytest.approx(0.625), None)
 
 
 @pytest.mark.parametrize(

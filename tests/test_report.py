@@ -92,8 +92,10 @@ def test_titles_say_the_finding() -> None:
 
 def test_scaling_is_drawn_where_there_are_several_replicas() -> None:
     weak, strong = titles(WEAK), titles(STRONG)
-    assert weak["weak_scaling"] == "Weak scaling on 4 replicas: TensorFlow 89 to 96 %, PyTorch 95 to 99 %"
-    assert strong["strong_scaling"] == "Strong scaling on 4 replicas: TensorFlow 60 to 83 %, PyTorch 34 to 88 %"
+    of_pytorch = "PyTorch: 95 to 99 % weak scaling on 4 replicas"
+    assert weak["weak_scaling"] == f"TensorFlow: 89 to 96 % weak scaling on 4 replicas {of_pytorch}"
+    of_pytorch = "PyTorch: 34 to 88 % strong scaling on 4 replicas"
+    assert strong["strong_scaling"] == f"TensorFlow: 60 to 83 % strong scaling on 4 replicas {of_pytorch}"
     assert "strong_scaling" not in weak
     assert "weak_scaling" not in strong
 
@@ -108,12 +110,40 @@ def test_a_line_of_scaling_begins_at_one_replica() -> None:
     assert len(others) == 3  # compiled, and both of PyTorch
 
 
+def test_the_title_of_scaling_is_of_what_all_precisions_have() -> None:
+    rows = [row for row in WEAK.rows if row.framework == "tensorflow"]
+    fewer = [row for row in rows if row.config.execution.replicas < 4 or row.precision == "float32"]
+    assert titles(replace(WEAK, rows=fewer))["weak_scaling"] == "TensorFlow: 94 to 96 % weak scaling on 2 replicas"
+    compiled = [row for row in rows if row.compile]
+    assert titles(replace(WEAK, rows=compiled))["weak_scaling"] == "Weak scaling over the replicas"
+
+
+def test_replicas_that_share_a_cpu_scale_to_no_figure() -> None:
+    rows = [replace(row, memory=row.memory and replace(row.memory, kind="host_rss")) for row in WEAK.rows]
+    assert "weak_scaling" not in figures(replace(WEAK, rows=rows))
+
+
+def skipping(*of_rows: tuple[int, list[int]]) -> str:
+    """The title over rows of mixed_float16, each of a batch and the steps it skipped."""
+    some = next(row for row in WEAK.rows if row.precision == "mixed_float16")
+    rows = [
+        replace(
+            some,
+            config=replace(some.config, repeat=number, train=replace(some.config.train, batch_size=batch_size)),
+            training=some.training and replace(some.training, skipped_steps=steps),
+        )
+        for number, (batch_size, steps) in enumerate(of_rows)
+    ]
+    return titles(replace(WEAK, rows=rows))["loss_scale"]
+
+
 def test_skips_are_compared_where_the_batch_is_the_same() -> None:
-    assert titles(WEAK)["loss_scale"] == "mixed_float16 skips the same steps in every row of the same batch"
-    assert titles(STRONG)["loss_scale"] == "mixed_float16 skips steps 1, 2, 3, 4, 5, 8, in every row"
-    *others, last = (row for row in WEAK.rows if row.precision == "mixed_float16")
-    other = replace(last, training=last.training and replace(last.training, skipped_steps=[1]))
-    assert titles(replace(WEAK, rows=[*others, other]))["loss_scale"] == "The rows skip different steps"
+    assert skipping((50, [1, 2])) == "mixed_float16 skips steps 1, 2"
+    assert skipping((50, [1, 2]), (50, [1, 2])) == "mixed_float16 skips steps 1, 2, in every row"
+    assert skipping((50, []), (100, [])) == "mixed_float16 skips no step, in every row"
+    assert skipping((50, [1, 2]), (50, [1])) == "The rows skip different steps"
+    assert skipping((50, [1]), (50, [1]), (100, [2])).endswith("skips the same steps in every row of the same batch")
+    assert skipping((50, [1]), (100, [2])) == "mixed_float16 skips other steps with another batch"
 
 
 def test_a_failed_check_is_in_title_and_page() -> None:
@@ -223,6 +253,18 @@ def test_a_folder_of_runs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_speed_without_an_interval_is_no_finding() -> None:
     few = [replace(row, timing=row.timing and replace(row.timing, epoch_s=row.timing.epoch_s[:3])) for row in CPU.rows]
     assert titles(replace(CPU, rows=few))["speed"] == "Too few epochs to judge the speed"
+
+
+def test_without_float32_there_is_no_finding() -> None:
+    mixed = titles(replace(CPU, rows=[row for row in CPU.rows if row.precision == "mixed_float16"]))
+    nothing = "no mixed precision beside float32, uncompiled and on one device"
+    assert (mixed["speed"], mixed["memory"]) == (nothing, nothing)
+
+
+def test_the_article_stands_beside_rows_of_one_device() -> None:
+    lines = [line for line in cells(to_html(WEAK, {})) if line and line[0] == "here, tensorflow"]
+    assert [line[1] for line in lines] == ["float32", "mixed_float16"]
+    assert [line[2] for line in lines] == ["21.2", "7.44"]  # ms a step
 
 
 def test_more_memory_is_not_called_less() -> None:

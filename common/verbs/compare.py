@@ -110,7 +110,7 @@ def another_experiment(old: Results, new: Results) -> str:
     olds, news = (
         {row.config.execution.replicas: row.config for row in results.rows}.values() for results in (old, new)
     )
-    differences = (experiment_difference(*pair) for pair in product(olds, news))
+    differences = (experiment_difference(*pair) for pair in product(news, olds))
     return next(filter(None, differences), "")
 
 
