@@ -62,7 +62,7 @@ from common.parity import (
 )
 from common.probe import Case
 from common.reference import ROUNDINGS, Evaluation, Step, exact, follow_steps, loss_and_gradients
-from common.results import Arrays, RowResult, Status, Training
+from common.results import Arrays, RowResult, Status, Training, times
 from common.weights import Weights, draw_weights
 
 # What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
@@ -137,7 +137,8 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
             same = same and (mine.precision, mine.config.repeat) == (other.precision, other.config.repeat)
             if same and _experiment(mine) == _experiment(other):
                 found = check_pair(mine, other, arrays_of(mine), arrays_of(other), rows)
-                checks.setdefault((mine.precision, mine.compile), []).extend(found)
+                named = [replace(check, where=f"tensorflow, torch{times(mine)}: {check.where}") for check in found]
+                checks.setdefault((mine.precision, mine.compile), []).extend(named)
     return checks
 
 

@@ -123,12 +123,12 @@ def floor(results: Results) -> Figure | None:
 
 def strong_scaling(results: Results) -> Figure | None:
     """What each of several replicas does for a shared batch, in percent of what one does that has all of it."""
-    return _scaling(results, "strong %", "strong")
+    return _scaling(results, "strong %", "Strong")
 
 
 def weak_scaling(results: Results) -> Figure | None:
     """What each of several replicas does for a share of a batch, in percent of what one does that has no more."""
-    return _scaling(results, "weak %", "weak")
+    return _scaling(results, "weak %", "Weak")
 
 
 def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
@@ -195,7 +195,8 @@ def loss_scale(results: Results) -> Figure | None:
         scales, skipped = _values(row.training, "loss_scale"), _skipped(row)
         axes.step(range(len(scales)), scales, where="post", **_look(row.config.mode))
         size = 9 if row.framework == FRAMEWORKS[0] else 6
-        axes.plot(skipped, scales[skipped], "x", color=COLOURS[row.framework], markersize=size)
+        look = _look(row.config.mode)
+        axes.plot(skipped, scales[skipped], "x", color=look["color"], alpha=look["alpha"], markersize=size)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")
     last = max((step for row in rows for step in _skipped(row)), default=0)
@@ -360,20 +361,21 @@ def _scaling(results: Results, measure: str, name: str) -> Figure | None:
     if not courses:
         return None
     figure, panels = _panels(courses, _scaling_finding(courses, name), panel_inches=1.5)
-    highest = max(efficiency for course in courses.values() for _, efficiency in course)
+    ends = [efficiency for course in courses.values() for _, efficiency in course]
+    room = 0.1 * (max(ends) - min(ends))
     for axes, precision in panels:
         axes.axhline(100, color=INK, linewidth=1)
         for kind, course in courses.items():
             if kind.precision == precision:
                 axes.plot(*zip(*sorted(course), strict=True), marker="o", markersize=4, **_look(kind.mode))
-        axes.set_ylim(0, 1.1 * highest)
-        axes.set_ylabel("%")
+        axes.set_ylim(min(ends) - room, max(ends) + room)
+        axes.set_ylabel("% of a single one")
     sizes = sorted({replicas for course in courses.values() for replicas, _ in course})
     last = figure.axes[-1]
     last.set_xscale("log", base=2)
     last.set_xticks(sizes, map(str, sizes))
     last.xaxis.set_minor_locator(NullLocator())
-    last.set_xlabel("replicas; images a second of each, in percent of a single one's")
+    last.set_xlabel("replicas; images a second of each")
     return figure
 
 
@@ -465,8 +467,8 @@ def _scaling_finding(courses: Mapping[_Kind, Sequence[tuple[int, float]]], name:
         if most := max(set.intersection(*map(set, usual)) - {1}, default=0) if usual else 0:
             values = sorted(course[most] for course in usual)
             ends = " to ".join(dict.fromkeys(f"{value:.0f}" for value in (values[0], values[-1])))
-            found.append(f"{NAMES[framework]}: {ends} % {name} scaling on {most} replicas")
-    return "\n".join(found) or f"{name.capitalize()} scaling over the replicas"
+            found.append(f"{NAMES[framework]}: {ends} % on {most} replicas")
+    return "\n".join([f"{name} scaling{', uncompiled' if found else ''}", *found])
 
 
 def _crossover_finding(courses: Sequence[Course], axis: str) -> str:

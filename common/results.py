@@ -257,24 +257,30 @@ def in_order(rows: Iterable[RowResult]) -> list[RowResult]:
 def judge(
     rows: Sequence[RowResult], pairs: Mapping[tuple[str, bool], Sequence[Check]] | None = None
 ) -> list[ParityEntry]:
-    """The verdict on each precision and compile mode, from the checks of its rows and of its pairs of rows."""
+    """The verdict on each precision and compile mode, from the checks of its rows and of its pairs of rows.
+
+    Those of pairs say in `where` which rows they are of.
+    """
     groups: dict[tuple[str, bool], list[Check]] = {}
     for row in rows:
         if row.checks:
             groups.setdefault((row.precision, row.compile), []).extend(_named_checks(row))
     for key, checks in (pairs or {}).items():
-        groups[key] += [
-            replace(check, where=f"tensorflow, torch: {check.where}") for check in worst_of_each_name(checks)
-        ]
+        groups[key] += worst_of_each_name(checks)
     return [
         ParityEntry(precision, compile, all(check.passed for check in checks), worst_first(checks))
         for (precision, compile), checks in groups.items()
     ]
 
 
+def times(row: RowResult) -> str:
+    """What tells a row of several replicas from those of one in its name: " x2", or nothing."""
+    replicas = row.config.execution.replicas
+    return f" x{replicas}" if replicas > 1 else ""
+
+
 def _named_checks(row: RowResult) -> list[Check]:
-    replicas = f" x{row.config.execution.replicas}" if row.config.execution.replicas > 1 else ""
-    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}{replicas}"
+    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}{times(row)}"
     return [replace(check, where=f"{where}: {check.where}") for check in worst_of_each_name(row.checks)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
-from common.parity import GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES, Check, worst_first
+from common.parity import FIRST_GRADIENT, GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES, Check, worst_first
 from common.results import ParityEntry, Results, RowResult, Status
 from common.setting import LONGEST_FACT
 from common.statistics import instability
@@ -153,7 +153,7 @@ def leave_out(table: list[dict[str, str]], columns: Sequence[str]) -> None:
 
 
 def extents(entries: Sequence[ParityEntry]) -> list[str]:
-    """Over how much of the run the losses could be compared, and which precisions' could not."""
+    """Over how much of the run the losses could be compared, and which rows' losses and gradients could not."""
     labels: dict[str, dict[str, None]] = {}
     for entry in entries:
         for rule in (LOSS_CURVE, PAIR_LOSS):
@@ -167,6 +167,13 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
                 else "not held to float64: the runs were not compared"
             )
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
+        compared, held = (
+            {check.where.partition(": ")[0]: None for check in entry.checks if check.name == rule.name}
+            for rule in (PRESENCE, FIRST_GRADIENT)
+        )
+        if too_large := sorted(compared.keys() - held.keys()):
+            text = f"{FIRST_GRADIENT.name} not held to float64: a step too large for NumPy: {', '.join(too_large)}"
+            labels.setdefault(text, {})[_label(entry)] = None
     return [f"{text}: {', '.join(names)}" for text, names in labels.items()]
 
 

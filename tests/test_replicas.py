@@ -31,7 +31,7 @@ from common.config import (
 from common.data import draw_data
 from common.hardware import Unsupported
 from common.launch import arrays_file, launch_row
-from common.parity import REPLICAS_UPDATE, joined, relative_error
+from common.parity import REPLICAS_UPDATE, Check, joined, relative_error
 from common.reference import exact, loss_and_gradients, round_to_float16
 from common.replicas import (
     LAUNCHER_VARIABLES,
@@ -448,6 +448,16 @@ def test_rows_of_one_and_of_two_replicas_are_no_pair() -> None:
     training = Training([], [], [], [], [], "", "")
     rows = [make_row(each, Status.OK, training=training) for each in (mine, other)]
     assert check_pairs(rows, lambda row: pytest.fail("they were compared")) == {}
+
+
+def test_a_pair_says_how_many_replicas_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.agreement.check_pair", lambda *rows: [Check("C8 skips", 0, 1, True, "all steps")])
+    training = Training([], [], [], [], [], "", "")
+    for replicas, where in ((1, "tensorflow, torch: all steps"), (2, "tensorflow, torch x2: all steps")):
+        pair = (config(framework, Precision.FLOAT32, replicas) for framework in ("tensorflow", "torch"))
+        rows = [make_row(each, Status.OK, training=training) for each in pair]
+        ((check,),) = check_pairs(rows, lambda row: Arrays({}, {})).values()
+        assert check.where == where
 
 
 @pytest.mark.parametrize(

@@ -174,13 +174,15 @@ def test_the_extent_of_the_comparison_is_said() -> None:
     assert extents(judge([replace(FLOAT16, checks=[GOOD, compared])])) == [
         "C6 loss curve not held to float64: too large for NumPy, and float64 rows of both frameworks are not there: "
         "mixed_float16",
+        "C6 first gradient not held to float64: a step too large for NumPy: torch: mixed_float16",
     ]
 
 
 def test_pairs_join_the_verdict_of_their_rows() -> None:
-    (entry,) = judge([replace(FLOAT32, checks=[GOOD])], {("float32", False): [replace(BAD, name="C8 loss curve")]})
+    pair = replace(BAD, name="C8 loss curve", where="tensorflow, torch x2: right")
+    (entry,) = judge([replace(FLOAT32, checks=[GOOD])], {("float32", False): [pair]})
     assert not entry.passed
-    assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow, torch: right: 3, bound 2, 1.5 times"]
+    assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow, torch x2: right: 3, bound 2, 1.5 times"]
 
 
 def test_no_rows_that_ran() -> None:
