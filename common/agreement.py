@@ -1,4 +1,4 @@
-"""The run itself held to the reference: C6, each row against float64, and C8, the two frameworks against each other.
+"""The run itself held to the reference: C6, each row against float64, and C8, two rows that train the same.
 
 The probe (parity.py) proves single steps on a small model; this follows the training that the table shows. Training is
 a long chain of roundings, each of which the next steps amplify, so a comparison ends where that has gone too far to say
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -125,20 +126,20 @@ def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowR
 
 
 def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[str, bool], list[Check]]:
-    """C8 on every two trained rows that differ in their framework alone, by precision and compile mode.
+    """C8 on every two trained rows that differ in their framework alone, by precision and compile mode; and likewise on
+    every two that differ in their replicas alone, of which one has a single one.
 
     Model.fit is TensorFlow's alone, and is held to the same row of PyTorch.
     """
     checks: dict[tuple[str, bool], list[Check]] = {}
-    tensorflow, torch = ([row for row in rows if row.training and row.framework == name] for name in FRAMEWORKS)
-    for mine in tensorflow:
-        for other in torch:
-            same = mine.config.mode._replace(framework="", loop="") == other.config.mode._replace(framework="", loop="")
-            same = same and (mine.precision, mine.config.repeat) == (other.precision, other.config.repeat)
-            if same and _experiment(mine) == _experiment(other):
-                found = check_pair(mine, other, arrays_of(mine), arrays_of(other), rows)
-                named = [replace(check, where=f"tensorflow, torch{times(mine)}: {check.where}") for check in found]
-                checks.setdefault((mine.precision, mine.compile), []).extend(named)
+    for one, other in product([row for row in rows if row.training], repeat=2):
+        if _train_the_same(one, other) and (_differ_in_framework(one, other) or _differ_in_replicas(one, other)):
+            found = check_pair(one, other, arrays_of(one), arrays_of(other), rows)
+            named = [
+                replace(check, where=f"{one.framework}, {other.framework}{times(other)}: {check.where}")
+                for check in found
+            ]
+            checks.setdefault((one.precision, one.compile), []).extend(named)
     return checks
 
 
@@ -167,29 +168,28 @@ def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list
 
 
 def check_pair(
-    tensorflow: RowResult, torch: RowResult, mine: Arrays, other: Arrays, rows: Sequence[RowResult]
+    one: RowResult, other: RowResult, arrays: Arrays, others: Arrays, rows: Sequence[RowResult]
 ) -> list[Check]:
-    """C8 on two trained rows that differ in their framework alone; arrays and bounds are TensorFlow's first."""
-    config = tensorflow.config
-    skipped, others = (_training(row).skipped_steps for row in (tensorflow, torch))
-    loss, reference = (_array(_training(row).loss) for row in (tensorflow, torch))
-    course = _course(tensorflow, rows)
+    """C8 on two trained rows that train the same; the bounds are those of the first."""
+    skipped, skipped_by_other = (_training(row).skipped_steps for row in (one, other))
+    loss, reference = (_array(_training(row).loss) for row in (one, other))
+    course = _course(one, rows)
     either = loss + reference  # not finite where one of them is not
-    within, extent = _extent(tensorflow, course, either, len(loss)) if course else (len(loss), "all steps")
-    differing = abs(sum(step < within for step in skipped) - sum(step < within for step in others))
+    within, extent = _extent(one, course, either, len(loss)) if course else (len(loss), "all steps")
+    differing = abs(sum(step < within for step in skipped) - sum(step < within for step in skipped_by_other))
     checks = [compare(PAIR_SKIPPED, differing, max(1, within // STEPS_TO_A_DOUBTFUL_SKIP), extent)]
-    if first := _first_batch(tensorflow):
+    if first := _first_batch(one):
         checks += check_gradients(
-            PAIR_GRADIENT, "first batch", mine.first_gradients, other.first_gradients, first.bounds
+            PAIR_GRADIENT, "first batch", arrays.first_gradients, others.first_gradients, first.bounds
         )
     if course:
-        parting = min((step + 1 for step in set(skipped) ^ set(others)), default=len(loss))
-        steps, extent = _extent(tensorflow, course, either, parting)
-        bound = _bound(tensorflow, _price(course, reference[:steps]))
+        parting = min((step + 1 for step in set(skipped) ^ set(skipped_by_other)), default=len(loss))
+        steps, extent = _extent(one, course, either, parting)
+        bound = _bound(one, _price(course, reference[:steps]))
         checks.append(compare(PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound, extent))
         if course.whole and steps == len(loss):
-            error = relative_error(_update(config, mine), _update(config, other))
-            checks.append(compare(PAIR_UPDATE, error, _update_bound(tensorflow, course.whole), extent))
+            error = relative_error(_update(one.config, arrays), _update(one.config, others))
+            checks.append(compare(PAIR_UPDATE, error, _update_bound(one, course.whole), extent))
     return checks
 
 
@@ -455,6 +455,21 @@ def _training(row: RowResult) -> Training:
 def _device(row: RowResult) -> dict[str, str]:
     assert row.environment is not None  # it is there in every row that was trained
     return row.environment.device
+
+
+def _train_the_same(one: RowResult, other: RowResult) -> bool:
+    kinds = [(row.precision, row.compile, row.config.repeat, _experiment(row)) for row in (one, other)]
+    return kinds[0] == kinds[1]
+
+
+def _differ_in_framework(one: RowResult, other: RowResult) -> bool:
+    replicas = {row.config.execution.replicas for row in (one, other)}
+    return (one.framework, other.framework) == FRAMEWORKS and len(replicas) == 1
+
+
+def _differ_in_replicas(one: RowResult, other: RowResult) -> bool:
+    same = (one.framework, one.loop) == (other.framework, other.loop)
+    return same and one.config.execution.replicas == 1 < other.config.execution.replicas
 
 
 def _experiment(row: RowResult) -> tuple[DataConfig, ModelConfig, TrainConfig, LossScaleConfig]:

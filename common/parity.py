@@ -246,19 +246,23 @@ PRESENCE = Rule(
 PAIR_GRADIENT = Rule(
     "C8 first gradient",
     "pair",
-    "relative difference between the two frameworks' gradients on the run's first batch",
+    "relative difference between the gradients of two rows that train the same, on the first batch",
     "as C6",
     "never without C1 to C7, which one mistake made twice does not pass",
 )
 PAIR_LOSS = Rule(
     "C8 loss curve",
     "pair",
-    "rms of the difference between the two frameworks' losses, over rms of the loss",
+    "rms of the difference between the losses of two rows that train the same, over rms of the loss",
     LOSS_CURVE.bound,
     PAIR_GRADIENT.reason,
 )
 PAIR_UPDATE = Rule(
-    "C8 update", "pair", "relative difference between the two frameworks' updates", UPDATE.bound, PAIR_GRADIENT.reason
+    "C8 update",
+    "pair",
+    "relative difference between the updates of two rows that train the same",
+    UPDATE.bound,
+    PAIR_GRADIENT.reason,
 )
 PAIR_SKIPPED = Rule(
     "C8 skips",

@@ -157,6 +157,16 @@ def test_both_frameworks_agree_on_two_replicas(precision: Precision, train: Trai
     assert [check for check in checks if not check.passed] == []
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_two_replicas_are_held_to_one(framework: str, train: Train) -> None:
+    """And are caught if their gradients were averaged a second time, which Adam would hide."""
+    (one, arrays), (two, others) = (train(config(framework, Precision.MIXED_FLOAT16, replicas)) for replicas in (1, 2))
+    halves = {name: gradient / 2 for name, gradient in others.first_gradients.items()}
+    for of_two, passed in ((others, True), (others._replace(first_gradients=halves), False)):
+        (checks,) = check_pairs([one, two], lambda row, of_two=of_two: arrays if row is one else of_two).values()
+        assert all(check.passed for check in checks) == passed
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_an_overflow_is_skipped_by_all_as_by_one(framework: str, replicas: int, train: Train) -> None:
@@ -443,21 +453,20 @@ def test_a_fingerprint_is_of_the_weights(impl: SimpleNamespace) -> None:
     assert found[0] == found[2] != found[1]
 
 
-def test_rows_of_one_and_of_two_replicas_are_no_pair() -> None:
-    mine, other = (config("tensorflow", Precision.FLOAT32, 1), config("torch", Precision.FLOAT32, 2))
-    training = Training([], [], [], [], [], "", "")
-    rows = [make_row(each, Status.OK, training=training) for each in (mine, other)]
-    assert check_pairs(rows, lambda row: pytest.fail("they were compared")) == {}
-
-
-def test_a_pair_says_how_many_replicas_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_differ_in_framework_or_replicas_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of several replicas are no pair: each is one with the row of a single one."""
     monkeypatch.setattr("common.agreement.check_pair", lambda *rows: [Check("C8 skips", 0, 1, True, "all steps")])
+    kinds = [("tensorflow", 1), ("tensorflow", 2), ("torch", 1), ("torch", 2), ("torch", 4)]
+    configs = [config(framework, Precision.FLOAT32, replicas) for framework, replicas in kinds]
+    configs += [replace(configs[-1], train=TrainConfig(2, batch_size=16))]  # another experiment
     training = Training([], [], [], [], [], "", "")
-    for replicas, where in ((1, "tensorflow, torch: all steps"), (2, "tensorflow, torch x2: all steps")):
-        pair = (config(framework, Precision.FLOAT32, replicas) for framework in ("tensorflow", "torch"))
-        rows = [make_row(each, Status.OK, training=training) for each in pair]
-        ((check,),) = check_pairs(rows, lambda row: Arrays({}, {})).values()
-        assert check.where == where
+    rows = [make_row(each, Status.OK, training=training) for each in configs]
+    ((*checks,),) = check_pairs(rows, lambda row: Arrays({}, {})).values()
+    assert {check.where.removesuffix(": all steps") for check in checks} == {
+        "tensorflow, torch", "tensorflow, torch x2",
+        "tensorflow, tensorflow x2", "torch, torch x2", "torch, torch x4",
+    }  # fmt: skip
+    assert len(checks) == 5
 
 
 @pytest.mark.parametrize(
