@@ -126,10 +126,10 @@ def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowR
 
 
 def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[str, bool], list[Check]]:
-    """C8 on every two trained rows that differ in their framework alone, by precision and compile mode; and likewise on
-    every two that differ in their replicas alone, of which one has a single one.
+    """C8 on every two trained rows that differ in one thing alone, by precision and compile mode.
 
-    Model.fit is TensorFlow's alone, and is held to the same row of PyTorch.
+    That is their framework, or that one trains on a single replica and the other on several. Model.fit is TensorFlow's
+    alone, and is held to the same row of PyTorch.
     """
     checks: dict[tuple[str, bool], list[Check]] = {}
     for one, other in product([row for row in rows if row.training], repeat=2):

@@ -192,10 +192,9 @@ def loss_scale(results: Results) -> Figure | None:
     figure = Figure(figsize=(WIDTH_INCHES, 2.2 + _legend_inches(modes)), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        scales, skipped = _values(row.training, "loss_scale"), _skipped(row)
-        axes.step(range(len(scales)), scales, where="post", **_look(row.config.mode))
+        scales, skipped, look = _values(row.training, "loss_scale"), _skipped(row), _look(row.config.mode)
+        axes.step(range(len(scales)), scales, where="post", **look)
         size = 9 if row.framework == FRAMEWORKS[0] else 6
-        look = _look(row.config.mode)
         axes.plot(skipped, scales[skipped], "x", color=look["color"], alpha=look["alpha"], markersize=size)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")
@@ -362,7 +361,7 @@ def _scaling(results: Results, measure: str, name: str) -> Figure | None:
         return None
     figure, panels = _panels(courses, _scaling_finding(courses, name), panel_inches=1.5)
     ends = [efficiency for course in courses.values() for _, efficiency in course]
-    room = 0.1 * (max(ends) - min(ends))
+    room = 0.1 * (max(ends) - min(ends)) + 1
     for axes, precision in panels:
         axes.axhline(100, color=INK, linewidth=1)
         for kind, course in courses.items():

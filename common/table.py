@@ -168,10 +168,10 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
             )
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
         compared, held = (
-            {check.where.partition(": ")[0]: None for check in entry.checks if check.name == rule.name}
+            {check.where.partition(": ")[0] for check in entry.checks if check.name == rule.name}
             for rule in (PRESENCE, FIRST_GRADIENT)
         )
-        if too_large := sorted(compared.keys() - held.keys()):
+        if too_large := sorted(compared - held):
             text = f"{FIRST_GRADIENT.name} not held to float64: a step too large for NumPy: {', '.join(too_large)}"
             labels.setdefault(text, {})[_label(entry)] = None
     return [f"{text}: {', '.join(names)}" for text, names in labels.items()]
