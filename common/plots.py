@@ -404,7 +404,9 @@ def _title(figure: Figure, title: str) -> None:
 def _logarithmic(axes: Axes) -> None:
     """Without small ticks and set formulas, which would take half of the time to draw."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    lowest, highest = axes.get_ylim()
+    has_two_powers = math.floor(math.log10(highest)) > math.ceil(math.log10(lowest))
+    axes.yaxis.set_major_locator(LogLocator(numticks=5) if has_two_powers else MaxNLocator(4))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
 

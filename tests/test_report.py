@@ -146,6 +146,16 @@ def test_skips_are_compared_where_the_batch_is_the_same() -> None:
     assert skipping((50, [1]), (100, [2])) == "mixed_float16 skips other steps with another batch"
 
 
+@pytest.mark.parametrize("largest_loss", [0.7, 3.0, 1e6])
+def test_the_axis_of_the_loss_has_numbers(largest_loss: float) -> None:
+    """Also where there are no two powers of ten to put them at."""
+    losses = [0.6, largest_loss]
+    rows = [replace(row, training=row.training and replace(row.training, loss=losses)) for row in CPU.rows]
+    for axes in figures(replace(CPU, rows=rows))["loss"].axes:
+        lowest, highest = axes.get_ylim()
+        assert sum(lowest <= tick <= highest for tick in axes.get_yticks()) >= 2
+
+
 def test_a_failed_check_is_in_title_and_page() -> None:
     entry = CPU.parity[0]
     failed = replace(entry, passed=False, checks=[replace(entry.checks[0], passed=False, difference=9.0, bound=1.0)])
