@@ -105,7 +105,10 @@ def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
     """What to say of a replica that ended before its time; message: the exception's name and words, or ""."""
     if exit_code == -signal.SIGKILL:
         return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
-    status = STATUSES.get(message.partition(":")[0], Status.CRASHED)
+    name, _, words = message.partition(": ")
+    status = STATUSES.get(name, Status.CRASHED)
+    if status is Status.UNSUPPORTED:
+        return ReplicaFailed(status, words)  # which is of the host, whichever of its replicas has found it
     return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
 
 

@@ -22,6 +22,7 @@ import pytest
 from common import launch as launch_module
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.launch import launch_row
+from common.replicas import failure_of
 from common.results import RowResult, Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
 from tests.fakes import patched_worker, wait_until
@@ -103,6 +104,12 @@ def left_of(mark: str) -> list[str]:
 def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: str, tmp_path: Path) -> None:
     row = train(tmp_path, framework, fault.replace("run.OutOfMemory", "__import__('common.memory').memory.OutOfMemory"))
     assert (row.status, row.detail) == (status, detail)
+
+
+def test_what_a_host_lacks_is_no_replicas_fault() -> None:
+    """As PyTorch's launcher says it, before it starts any."""
+    failed = failure_of(1, 1, "Unsupported: TensorFlow finds 2 of 4 GPUs; give --devices fewer")
+    assert (failed.status, str(failed)) == (Status.UNSUPPORTED, "TensorFlow finds 2 of 4 GPUs; give --devices fewer")
 
 
 SLOW_END = """
