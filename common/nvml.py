@@ -21,9 +21,9 @@ SLOWED_BY = {0x04: "the power limit", 0x20: "heat", 0x40: "heat", 0x80: "the pow
 class GpuUse:
     """What one row took of the GPU, as the driver counts it; None or empty where the driver doesn't say.
 
-    memory_source: "process", or, where the driver can't tell processes apart (in some containers), "growth of the
-    device" since the row began. energy_per_epoch_j: of the whole device, over the steady epochs. slowed_by: what held
-    the clocks down at some time. other_processes: how many more there were at most.
+    memory_source: "process", or, where the driver names none of the row's (in some containers), "growth of the device"
+    since the row began. energy_per_epoch_j: of the whole device, over the steady epochs. slowed_by: what held the
+    clocks down at some time. other_processes: how many there were at most beside the row's.
     """
 
     memory_source: str
@@ -34,9 +34,9 @@ class GpuUse:
 
 
 class GpuWatch:
-    """Samples one GPU for the process `pid`; nvml is pynvml, initialised. A reading that fails is left out.
+    """Samples one GPU for the process `pid` and those of its group; a reading that fails is left out.
 
-    number: which of the GPUs that CUDA_VISIBLE_DEVICES names.
+    nvml: pynvml, initialised. number: which of the GPUs that CUDA_VISIBLE_DEVICES names.
     """
 
     def __init__(self, nvml: Any, pid: int, number: int = 0) -> None:
@@ -54,9 +54,10 @@ class GpuWatch:
             each.pid: each.usedGpuMemory or 0 for each in self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         }
         memory = self._ask("nvmlDeviceGetMemoryInfo")
-        self._process_bytes = max(self._process_bytes, processes.get(self._pid, 0))
+        ours = [used for pid, used in processes.items() if self._is_ours(pid)]
+        self._process_bytes = max(self._process_bytes, sum(ours))
         self._growth_bytes = max(self._growth_bytes, memory.used - self._start_bytes if memory else 0)
-        self._others = max(self._others, len(processes) - 1 if self._pid in processes else 0)
+        self._others = max(self._others, len(processes) - len(ours) if ours else 0)
         self._slowed |= self._ask("nvmlDeviceGetCurrentClocksEventReasons") or 0
 
     def end_epoch(self) -> None:
@@ -75,6 +76,13 @@ class GpuWatch:
             slowed_by=sorted({name for bit, name in SLOWED_BY.items() if self._slowed & bit}),
             other_processes=self._others,
         )
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether it is the row's process or, of several devices, one that it has started."""
+        try:
+            return self._pid in (pid, os.getpgid(pid))
+        except OSError:  # it has ended
+            return False
 
     def _ask(self, function: str) -> Any:
         """What NVML's function says of the GPU; None where this driver or its bindings don't have it."""

@@ -91,10 +91,9 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             for cause, names in _named(lines, _slowed_by)
         ),
         *(f"NOISY: {names}: up to {others}" for others, names in _named(lines, _others)),
+        *(f"device MB: {source}: {names}" for source, names in _named(lines, _not_of_the_process)),
         *_unlike_settings(rows),
     ]
-    if any(row.gpu and row.gpu.process_peak_bytes and row.gpu.memory_source != "process" for row in rows):
-        said.append("device MB: the growth of the whole device, since its driver can't tell processes apart here")
     if any(row.memory and row.memory.kind == "gpu_allocator" and not row.gpu for row in rows):
         said.append("no device MB and J/epoch: the driver's NVML can't be read, or nvidia-ml-py is not installed")
     below = [line.name for line in lines if 0 < (line.median("x floor") or 0) < 1]
@@ -320,6 +319,12 @@ def _untimed(line: Line) -> list[str]:
 def _others(line: Line) -> list[str]:
     others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
     return [f"{others} other process{'es' if others > 1 else ''} used the GPU beside it"] if others > 0 else []
+
+
+def _not_of_the_process(line: Line) -> list[str]:
+    used = [row.gpu for row in line.rows if row.gpu and row.gpu.process_peak_bytes]
+    is_growth = any(gpu.memory_source != "process" for gpu in used)
+    return ["the growth of the whole device, since the driver did not name the row's processes"] if is_growth else []
 
 
 def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:

@@ -139,17 +139,18 @@ def test_the_gpus_are_the_first_visible_ones(
     assert nvml.asked_for == asked_for
 
 
-def test_several_gpus_are_one_row_s() -> None:
-    """The memory of the fuller one, the energy of both."""
+def test_several_gpus_are_one_row_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of the fuller one, the energy of both. On each there is a process that the row's has started."""
+    monkeypatch.setattr("os.getpgid", {21: PID, 22: PID, 8: 8}.__getitem__)
     one, two = FakeNvml(), FakeNvml()
-    one.processes, two.processes = {PID: 300}, {PID: 500}
+    one.processes, two.processes = {21: 300}, {22: 500, 8: 1000}
     watch = GpusWatch([GpuWatch(nvml, PID) for nvml in (one, two)])
     for one.energy_mj, two.energy_mj in ((0, 0), (5000, 7000)):
         watch.sample()
         watch.end_epoch()
     two.reasons = 0x04
     watch.sample()
-    assert watch.use() == GpuUse("process", 500, 12.0, ["the power limit"], 0)
+    assert watch.use() == GpuUse("process", 500, 12.0, ["the power limit"], other_processes=1)
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is one")
