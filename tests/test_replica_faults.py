@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,19 @@ def compiled_with_a_fault(*arguments):
 run.compiled = compiled_with_a_fault
 """
 
+BEFORE_THE_MODEL = """
+import json
+replicated = run.replicated
+def rank():
+    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+def replicated_with_a_fault(*arguments):
+    if rank() == 1:
+        open({reached!r}, "w").close()
+        {fault}
+    return replicated(*arguments)
+run.replicated = replicated_with_a_fault
+"""
+
 PATIENT = """
 import tensorflow as tf
 limited = tf.distribute.experimental.CommunicationOptions
@@ -58,7 +72,12 @@ tf.distribute.experimental.CommunicationOptions = lambda timeout_seconds=None, *
 
 
 def train(
-    folder: Path, framework: str, fault: str, timeout_s: float = 60, collective_s: float = 60, further: str = ""
+    folder: Path,
+    framework: str,
+    fault: str,
+    collective_s: float = 60,
+    where: str = IN_THE_THIRD_STEP,
+    further: str = "",
 ) -> RowResult:
     """The row of two replicas of which the second does `fault`, patched further; no process of it is left."""
     config = RunConfig(
@@ -70,11 +89,11 @@ def train(
         execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
     )
     reached = folder / "reached"
-    python = patched_worker(folder, IN_THE_THIRD_STEP.format(fault=fault, reached=str(reached)) + further)
+    python = patched_worker(folder, where.format(fault=fault, reached=str(reached)) + further)
     mark = f"row-of-{folder.name}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARK", mark)
-        row = launch_row(config, python, folder / "rows" / "row", timeout_s, lambda event: None)
+        row = launch_row(config, python, folder / "rows" / "row", 60, lambda event: None)
     assert reached.exists()
     assert left_of(mark) == []
     return row
@@ -146,6 +165,23 @@ def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path:
     assert row.status is Status.CRASHED
     said = {"torch": "RuntimeError", "tensorflow": "Collective"}[framework]
     assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, HANG, collective_s=4, where=BEFORE_THE_MODEL)
+    assert row.status is Status.CRASHED
+    assert row.detail.startswith("rank 1 did not answer within 4 s; rank 0, which waited, ended with ")
+
+
+@needs_torch
+def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
+    from torch_impl.processes import _find_cause
+
+    message = {"message": "OutOfMemory: 5 bytes were asked for, 4 were free", "extraInfo": {}}
+    failure = SimpleNamespace(exitcode=1, message=message)
+    failed = _find_cause(0, failure, [5, 4], 300)  # type: ignore[arg-type]
+    assert (failed.status, str(failed)) == (Status.OOM, f"rank 0: {message['message']}")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +325,7 @@ def test_the_chief_alone_writes(tmp_path: Path) -> None:
 
 @needs_torch
 def test_torchrun_starts_it_too(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--virtual-local-rank"]
     options = ["--preset", "smoke", "--device", "cpu", "--result", str(tmp_path / "result.json")]
     process = run_python(*torchrun, "-m", "torch_impl", *options)
     assert process.returncode == 0, process.stderr

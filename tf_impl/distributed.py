@@ -81,8 +81,10 @@ def joined(
 def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replicas) -> tuple[ConvNet, Optimizer]:
     """What build returns, on every replica; from then on `compiled` functions run on all of them.
 
-    Differs from torch_impl: whatever makes variables in the strategy's scope makes them alike on all replicas.
+    Differs from torch_impl: whatever makes variables in the strategy's scope makes them alike on all replicas. For that
+    they wait for each other, and without limit: so they meet first where there is one.
     """
+    gather_numbers([0], replicas)
     with replicas.strategy.scope():
         return build()
 
@@ -156,7 +158,7 @@ def _add(
 
 
 # By TensorFlow's own operation for NCCL the host would wait for each sum; by XLA's the device waits alone.
-_add_in_xla = tf.function(_add, jit_compile=True)
+_add_in_xla = tf.function(_add, jit_compile=True, autograph=False)
 
 
 def _as_of_one(sums: tf.Tensor, precision: Precision) -> tf.Tensor:
@@ -169,7 +171,7 @@ def _backend(strategy: tf.distribute.Strategy) -> str:
     return "nccl" if "GPU" in strategy.extended.worker_devices[0] else "ring"
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(reduce_retracing=True, autograph=False)
 def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
     return strategy.gather(values, axis=0)
 

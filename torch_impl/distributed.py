@@ -52,6 +52,8 @@ def joined(
     """Meet the other replicas, and take leave of them when the block has ended well. A single one meets nobody.
 
     A collective that some of them don't enter raises after execution.collective_timeout_s.
+    Differs from tf_impl: what is raised names none of them; that is up to what has started them, torchrun or
+    processes.py.
     """
     if execution.replicas == 1:
         yield alone(device)

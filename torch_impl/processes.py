@@ -22,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from common.config import RunConfig
 from common.monitor import NONE, Monitors
 from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
+from common.replicas import STATUSES, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
 from common.results import RowResult, Status
 from torch_impl.device import uses_gpu
 
@@ -116,7 +116,8 @@ def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], time
     """From the replica that ended first, and from how far each had come."""
     message = _message(failure)
     was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
-    if was_aborted and entered[rank] > min(entered):
+    has_waited = entered[rank] > min(entered) and message.partition(": ")[0] not in STATUSES
+    if was_aborted and has_waited:
         waited = f"{ranks([rank])}, which waited, ended with {message or end_of(failure.exitcode)}"
         return ReplicaFailed(Status.CRASHED, f"{silent(behind(entered), timeout_s)}; {waited}")
     return failure_of(rank, failure.exitcode, message)
