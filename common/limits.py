@@ -132,10 +132,11 @@ def measure_ceilings(
 ) -> Ceilings:
     """Find the fastest copies and products of this device.
 
-    copy_seconds(n) gives the seconds for a copy of n bytes; each of matmul_seconds those for a product of two n x n
-    matrices, in one of the dtypes that may do the work: what is not native is better done in the variables' dtype.
+    A copy is as large as an activation of a replica's share of a batch. copy_seconds(n) gives the seconds for a copy of
+    n bytes; each of matmul_seconds those for a product of two n x n matrices, in one of the dtypes that may do the
+    work: what is not native is better done in the variables' dtype.
     """
-    activation_bytes = math.prod(config.model.feature_shape) * config.train.batch_size
+    activation_bytes = math.prod(config.model.feature_shape) * config.train.batch_size // config.execution.replicas
     activation_bytes *= BYTES[config.precision.compute_dtype]
     copy_bytes = int(np.clip(activation_bytes, SMALLEST_COPY_BYTES, LARGEST_COPY_BYTES))
     return Ceilings(

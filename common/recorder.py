@@ -49,7 +49,7 @@ class Recorder:
         self._reset_peak_memory()
         self._baseline = memory_stats()
         self._cold: MemoryReading | None = None
-        self._can_reset = False
+        self._has_steady = False
         self._loss: list[float] = []
         self._loss_scale: list[float] = []
         self._applied_steps: list[float] = []
@@ -74,7 +74,7 @@ class Recorder:
         self._epoch_accuracy.append(float(np.average(accuracy, weights=batch_sizes)))
         if self._cold is None:
             self._cold = self._memory_stats()
-            self._can_reset = self._reset_peak_memory()
+            self._has_steady = self._config.train.epochs > 1 and self._reset_peak_memory()
         self._on_event(
             {
                 "event": "epoch",
@@ -92,8 +92,7 @@ class Recorder:
     def memory(self) -> Memory:
         if self._cold is None:
             raise ValueError("no epoch was recorded")
-        has_steady = self._can_reset and self._config.train.epochs > 1
-        return summarize_memory(self._baseline, self._cold, self._memory_stats() if has_steady else None)
+        return summarize_memory(self._baseline, self._cold, self._memory_stats() if self._has_steady else None)
 
     def training(self, data_sha256: str, initial_weights_sha256: str) -> Training:
         return Training(

@@ -106,10 +106,9 @@ class Environment:
 class ReplicaGroup:
     """Several replicas that trained one row; Timing.images_per_s is what all of them reach together.
 
-    backend sums their gradients. peak_bytes: the most that each had in use from the second epoch on, by rank; of
-    replicas that are one process on a CPU, that process's. Efficiencies are images_per_s_per_replica over the
-    images_per_s of one replica: strong, that trains the same batch; weak, the same batch per replica. None stands
-    where there is no such row.
+    backend sums their gradients. peak_bytes: the most that each had in use from the second epoch on, or in the only
+    one, by rank. Efficiencies are images_per_s_per_replica over the images_per_s of one replica: strong, that trains
+    the same batch; weak, the same batch per replica. None stands where there is no such row.
     """
 
     replicas: int

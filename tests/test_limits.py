@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.limits import Ceilings, best_ceilings, find_limits, layers_of, measure_ceilings, operations, step_flops
 from common.timing import StepTimes
 
@@ -110,12 +110,16 @@ def test_products_grow_until_one_takes_long_enough() -> None:
     assert set(sizes) == {256}
 
 
+WIDE = replace(CONFIG, model=ModelConfig(SHAPE, filters=2**16))
+
+
 @pytest.mark.parametrize(
     ("config", "size"),
     [
         (CONFIG, 4 * 2**20),  # 2 kB would not be worth the launch
         (RunConfig("torch", Precision.FLOAT32), 256 * 2**20),  # 1.7 GB would take memory for nothing
-        (replace(CONFIG, model=ModelConfig(SHAPE, filters=2**16)), 2 * 4 * 30 * 2**16),  # an activation's own size
+        (WIDE, 2 * 4 * 30 * 2**16),  # an activation's own size
+        (replace(WIDE, execution=ExecutionConfig("cpu", devices=2)), 2 * 2 * 30 * 2**16),  # of 2 of the 4 images
     ],
 )
 def test_copies_are_as_large_as_an_activation(config: RunConfig, size: int) -> None:

@@ -1,6 +1,9 @@
 """Are epoch means, skipped steps and the status made rightly from what the steps report?"""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,15 +22,19 @@ CONFIG = RunConfig(
 )
 
 
-def record(*epochs: list[list[float]], events: list[dict[str, Any]] | None = None) -> Recorder:
+def record(
+    *epochs: list[list[float]],
+    on_event: Callable[[dict[str, Any]], object] = lambda event: None,
+    reset_peak_memory: Callable[[], bool] = lambda: True,
+) -> Recorder:
     """Each epoch: four lists, the loss, accuracy, scale and updates so far of its steps."""
     recorder = Recorder(
-        CONFIG,
-        (events if events is not None else []).append,
+        replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs))),
+        on_event,
         fetch=lambda columns: columns,
         synchronize=lambda: None,
         memory_stats=lambda: MemoryReading("host_rss", 1, 1),
-        reset_peak_memory=lambda: True,
+        reset_peak_memory=reset_peak_memory,
     )
     for columns in epochs:
         recorder.start_epoch()
@@ -75,7 +82,15 @@ def test_status(columns: list[list[float]], status: Status, detail: str) -> None
     assert detail in said
 
 
+def test_the_peak_of_the_first_epoch_is_forgotten_where_there_is_a_second() -> None:
+    """Else nothing would be left of it. Before the first epoch all that was before is forgotten."""
+    one, two = Mock(return_value=True), Mock(return_value=True)
+    record(FIRST, reset_peak_memory=one)
+    record(FIRST, SECOND, reset_peak_memory=two)
+    assert (one.call_count, two.call_count) == (1, 2)
+
+
 def test_every_epoch_is_told() -> None:
     events: list[dict[str, Any]] = []
-    record(FIRST, SECOND, events=events)
+    record(FIRST, SECOND, on_event=events.append)
     assert [(event["epoch"], event["epochs"], event["loss"]) for event in events] == [(1, 2, 2.125), (2, 2, 1.0)]

@@ -82,7 +82,8 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     It runs on every replica.
     Differs from torch_impl: the whole step is one graph, and XLA fuses the loss and the update as well. Never eager:
     that is slow, and on a CPU the bias gradients of Keras' own layers are then accumulated in bfloat16 and come out
-    wrong.
+    wrong. AutoGraph has nothing to do here; it would write each function to a file, which stays behind when the process
+    is killed.
     """
     model.in_xla = compile
     for layer in model.logits.layers:
@@ -91,8 +92,8 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
     strategy = model.distribute_strategy
     bound = partial(function, model, optimizer)
     if compile and (strategy.num_replicas_in_sync == 1 or "GPU" in strategy.extended.worker_devices[0]):
-        bound = tf.function(bound, jit_compile=True)
-    return tf.function(lambda *batch: strategy.run(bound, args=batch))
+        bound = tf.function(bound, jit_compile=True, autograph=False)
+    return tf.function(lambda *batch: strategy.run(bound, args=batch), autograph=False)
 
 
 def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
@@ -100,7 +101,7 @@ def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
 
     On a CPU XLA can't compile that sum; elsewhere these are parts of the program of the whole step.
     """
-    return tf.function(function, jit_compile=True) if model.in_xla else function
+    return tf.function(function, jit_compile=True, autograph=False) if model.in_xla else function
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
@@ -108,7 +109,7 @@ def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
     return mean(_stack(steps), replicas).numpy().tolist()
 
 
-@tf.function
+@tf.function(autograph=False)
 def _stack(steps: Sequence[Step]) -> tf.Tensor:
     columns = [tf.stack([tf.cast(value, tf.float64) for value in column]) for column in zip(*steps, strict=True)]
     return tf.stack(columns)
