@@ -99,7 +99,8 @@ def run(
         if page and not arguments.quiet:
             say(f"report: {printable(str(page))}")
     if interrupts.number:
-        ended = sum(row.status is not Status.INTERRUPTED for row in results.rows)
+        asked = {config.row_id for config in configs}
+        ended = sum(row.status is not Status.INTERRUPTED for row in results.rows if row.config.row_id in asked)
         say(f"interrupted, with {ended} of {len(configs)} rows ended; to go on, add {go_on(store.folder)}")
     code = exit_code(results, arguments.allow_missing)
     return code if is_complete and is_printed else max(code, EXIT_SOME_FAILED)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.config import Precision
 from common.lines import Line, baselines, clear_ratio, group, interval, speed_up
-from common.results import Results, Status
+from common.results import ParityEntry, Results, Status
 
 FASTER, SLOWER, NO_DIFFERENCE, NOT_JUDGED = "faster", "slower", "no difference", "not judged"
 
@@ -14,7 +14,8 @@ FASTER, SLOWER, NO_DIFFERENCE, NOT_JUDGED = "faster", "slower", "no difference",
 class Gain:
     """One precision at one size, beside float32 of the same framework, compile mode and loop.
 
-    speed_up is how many times faster it is, interval the 95 % confidence interval of that.
+    speed_up is how many times faster it is, interval the 95 % confidence interval of that. failed_pairs: the checks
+    that hold it to a row of the other framework, or of other replicas, and failed.
     """
 
     size: int
@@ -22,6 +23,7 @@ class Gain:
     float32: Line | None
     speed_up: float | None
     interval: tuple[float, float] | None
+    failed_pairs: Sequence[str] = ()
 
     @property
     def verdict(self) -> str:
@@ -38,7 +40,8 @@ class Gain:
 
     @property
     def failed_checks(self) -> list[str]:
-        return [check.name for row in self.line.rows for check in row.checks if not check.passed]
+        own = [check.name for row in self.line.rows for check in row.checks if not check.passed]
+        return [*own, *self.failed_pairs]
 
 
 Course = Sequence[Gain]  # one precision of one framework and mode, from the smallest size to the largest
@@ -52,7 +55,7 @@ def courses(swept: Mapping[int, Results]) -> list[Course]:
         of_mode = baselines(lines)
         for line in lines:
             if line.first.precision != Precision.FLOAT32:
-                gain = _gain(size, line, of_mode.get(line.mode))
+                gain = _gain(size, line, of_mode.get(line.mode), swept[size].parity)
                 found.setdefault((line.mode, line.first.precision), []).append(gain)
     return list(found.values())
 
@@ -88,8 +91,15 @@ def pays_from(course: Course) -> int | None:
     return paying[0].size if paying else None
 
 
-def _gain(size: int, line: Line, float32: Line | None) -> Gain:
-    return Gain(size, line, float32, speed_up(line, float32), interval(line, float32) if float32 else None)
+def _gain(size: int, line: Line, float32: Line | None, parity: Sequence[ParityEntry]) -> Gain:
+    failed = [
+        check.name
+        for entry in parity
+        if (entry.precision, entry.compile) == (line.first.precision, line.first.compile)
+        for check in entry.of_pairs
+        if not check.passed
+    ]
+    return Gain(size, line, float32, speed_up(line, float32), interval(line, float32) if float32 else None, failed)
 
 
 def _tail_that_pays(judged: Course) -> Course:

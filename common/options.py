@@ -5,6 +5,7 @@ Every option is checked here, in one line that names the option, before any proc
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -26,6 +27,16 @@ from common.hardware import available_cores, has_gpu
 from common.text import printable
 
 LARGEST_INT = 2**53  # results hold no larger number
+
+
+def new_file(text: str) -> Path:
+    """An argument type: a file that can be written, or be made."""
+    path = Path(text)
+    if not path.name or (path.exists() and not path.is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file; give the name of one")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"the folder of {text!r} is not there, or can't be written; make it first")
+    return path
 
 
 class Parser(argparse.ArgumentParser):

@@ -25,7 +25,7 @@ from common.files import open_plain, read_plain, written_whole
 from common.limits import Limits
 from common.memory import Memory
 from common.nvml import GpuUse
-from common.parity import Check, worst_first, worst_of_each_name
+from common.parity import PAIR_GRADIENT, PAIR_LOSS, PAIR_SKIPPED, PAIR_UPDATE, Check, worst_first, worst_of_each_name
 from common.probe import PrecisionProbe
 from common.timing import Timing
 from common.weights import Weights
@@ -162,6 +162,12 @@ class ParityEntry:
     passed: bool
     checks: list[Check]
 
+    @property
+    def of_pairs(self) -> list[Check]:
+        """C8: what holds two rows to each other, and stands in neither."""
+        names = {rule.name for rule in (PAIR_GRADIENT, PAIR_LOSS, PAIR_SKIPPED, PAIR_UPDATE)}
+        return [check for check in self.checks if check.name in names]
+
 
 @dataclass(frozen=True)
 class Results:
@@ -222,6 +228,8 @@ def require_consistent(row: RowResult) -> None:
         _require_length(config, "timing.epoch_s", row.timing.epoch_s, config.train.epochs)
     if environment and not {"kind", "name"} <= set(environment.device):
         raise ValueError(f"{config.row_id}: environment.device lacks 'kind' or 'name'")
+    if row.replicas:
+        _require_length(config, "replicas.peak_bytes", row.replicas.peak_bytes, config.execution.replicas)
     if training is None:
         return
     if environment is None:

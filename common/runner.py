@@ -36,7 +36,7 @@ def run_experiment(
     rows = _arranged(earlier.rows)
     results = Results(
         command=command,
-        earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.rows else [])],
+        earlier_commands=[*earlier.earlier_commands, *([earlier.command] if earlier.command else [])],
         environment=describe_parent(),
         rows=rows,
         parity=judge(rows),

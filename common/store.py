@@ -10,6 +10,7 @@ What lies there may come from elsewhere: it is read with limits, by its schema, 
 import errno
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from common.results import (
     Arrays,
     Results,
     RowResult,
+    Status,
     read_arrays,
     read_json,
     require_consistent,
@@ -51,11 +53,23 @@ def read_results(file: Path) -> Results:
         results = read_json(file, Results)
         for row in results.rows:
             require_consistent(row)
+        _require_one_experiment([row.config for row in results.rows])
     except FileNotFoundError as error:
         raise StoreError(f"{file} is not there{_hint(file.parent)}") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} can't be read ({in_one_line(error)})") from error
     return results
+
+
+def _require_one_experiment(configs: Sequence[RunConfig]) -> None:
+    """ValueError where a row is there twice, or two rows can't stand in one table."""
+    of_each = {config.execution.replicas: config for config in configs}.values()
+    for config, other in product(configs, of_each):
+        if difference := experiment_difference(config, other):
+            raise ValueError(f"its rows are of two experiments: {config.row_id} has {difference}")
+    twice = sorted(row_id for row_id, number in Counter(config.row_id for config in configs).items() if number > 1)
+    if twice:
+        raise ValueError(f"{twice[0]} is in it twice")
 
 
 def _hint(folder: Path) -> str:
@@ -136,7 +150,7 @@ class Store:
             self.is_whole = False
 
     def read(self, configs: Sequence[RunConfig]) -> Results:
-        """The results that are there, without rows that are asked for again and whose arrays are damaged.
+        """The results that are there, without rows that are asked for again and whose arrays are missing or damaged.
 
         Raises StoreError where they can't be read, are of another experiment than configs, or would be lost.
         """
@@ -144,7 +158,15 @@ class Store:
             return Results([], {})
         results = self._read_same(configs)
         asked = {config.row_id for config in configs}
-        return replace(results, rows=[row for row in results.rows if self._is_whole(row, row.config.row_id in asked)])
+        whole: list[RowResult] = []
+        damaged: list[RowResult] = []
+        for row in results.rows:
+            (whole if self._is_whole(row, row.config.row_id in asked) else damaged).append(row)
+        if any(row.status is Status.OK for row in damaged):
+            self.keep()
+            for row in damaged:
+                say(f"{row.config.row_id} is run again: its arrays.npz is missing or damaged")
+        return replace(results, rows=whole)
 
     def require_same(self, configs: Sequence[RunConfig]) -> None:
         """StoreError where results are there that can't be read, or are of another experiment than configs."""

@@ -22,7 +22,7 @@ from common.footprint import largest_batch
 from common.hardware import Unsupported, require_support
 from common.memory import OutOfMemory
 from common.monitor import Monitors, add_monitor_options
-from common.options import Parser, add_experiment_options, make_config, positive_int
+from common.options import Parser, add_experiment_options, make_config, new_file, positive_int
 from common.recorder import OnArrays, OnEvent
 from common.replicas import ReplicaFailed, devices_and_hosts, is_chief
 from common.results import RowResult, Status, make_row, read_json, write_arrays, write_json
@@ -131,7 +131,7 @@ def _make_parser(framework: str) -> Parser:
     )
     add_experiment_options(parser)
     add_monitor_options(parser)
-    parser.add_argument("--result", type=Path, metavar="FILE", help="write the row here, and arrays.npz beside it")
+    parser.add_argument("--result", type=new_file, metavar="FILE", help="write the row here, and arrays.npz beside it")
     worker = parser.add_argument_group("as run_parity.py starts it")
     worker.add_argument("--config", type=Path, metavar="FILE", help="take everything from this RunConfig in JSON")
     worker.add_argument("--describe", action="store_true", help="say where the row would run, and train nothing")

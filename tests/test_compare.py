@@ -11,9 +11,9 @@ import run_parity
 from common.config import Precision, RunConfig, TrainConfig
 from common.memory import Memory
 from common.parity import Check
-from common.results import Environment, Results, RowResult, Status, make_row, write_json
+from common.results import Environment, ParityEntry, Results, RowResult, Status, make_row, write_json
 from common.timing import StepTimes, Timing
-from common.verbs.compare import Change, compare, fail_above, notes
+from common.verbs.compare import Change, compare, fail_above, lost, notes
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99]  # seconds of an epoch
 CPU = {"kind": "cpu", "name": "x"}
@@ -108,6 +108,26 @@ def test_a_row_that_does_not_run_any_more_fails() -> None:
     assert fail_above(compare(results(make()), results(wrong)), 5) == [
         "torch float32 was ok, parity pass and is ok, parity C1 logits"
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fails"),
+    [(1, 3, True), (3, 3, False), (1, 1, False), (None, 3, False)],
+    ids=["fails now", "failed before", "passes", "was not compared"],
+)
+def test_two_rows_that_are_no_longer_alike_fail(before: float | None, after: float, fails: bool) -> None:
+    """C8, in which the bound is 2 here, stands in neither of the two rows."""
+
+    def compared(difference: float | None) -> Results:
+        pair = (
+            []
+            if difference is None
+            else [Check("C8 loss curve", difference, 2, difference < 2, "torch, tensorflow: all")]
+        )
+        return replace(results(make()), parity=[ParityEntry("float32", False, not pair or pair[0].passed, pair)])
+
+    said = ["float32: C8 loss curve failed, torch, tensorflow: all: 3, bound 2, 1.5 times"]
+    assert lost(compared(before), compared(after)) == (said if fails else [])
 
 
 def test_notes_name_what_changed_and_what_is_in_one_alone() -> None:

@@ -463,6 +463,18 @@ def test_an_interrupt_ends_the_run_in_order(tmp_path: Path, number: signal.Signa
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
+def test_an_interrupted_run_counts_the_rows_that_it_was_asked_for(tmp_path: Path) -> None:
+    worker = fake_worker(tmp_path, SLOW_THIRD.format(""))
+    with program(tmp_path / "run", worker, *FOUR[:3]) as process:
+        process.communicate(timeout=15)
+    with program(tmp_path / "run", worker, "--precisions", "mixed_float16", "--resume") as process:
+        wait_until((tmp_path / "pid").exists)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=15)
+    assert statuses(tmp_path / "run") == ["ok", "ok", "interrupted"]
+    assert "interrupted, with 0 of 1 rows ended" in stderr
+
+
 def test_a_worker_that_ignores_the_interrupt_is_ended_after_the_grace_period(tmp_path: Path) -> None:
     with program(tmp_path / "run", fake_worker(tmp_path, SLOW_THIRD.format(DEAF)), *FOUR) as process:
         wait_until((tmp_path / "pid").exists)

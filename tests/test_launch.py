@@ -18,7 +18,7 @@ from common.config import Precision, RunConfig
 from common.launch import launch_row
 from common.memory import Memory
 from common.nvml import GpuUse
-from common.results import Environment, RowResult, Status, Training, make_row, write_json
+from common.results import Environment, ReplicaGroup, RowResult, Status, Training, make_row, write_json
 from common.timing import Timing
 from tests.fakes import fake_python, is_alive
 
@@ -163,8 +163,9 @@ TRAINING = Training([1.0], [1.0], [1.0], [1.0], [], "aa", "bb")
             "training.loss has 1 entries; it must have 160",
         ),
         ({"timing": Timing(1.0, [1.0], None, 1.0, None)}, "timing.epoch_s has 1 entries; it must have 10"),
+        ({"replicas": ReplicaGroup(2, 1, "gloo", 4, 1.0, [1, 2])}, "replicas.peak_bytes has 2 entries; it must have 1"),
     ],
-    ids=["no environment", "steps", "epochs"],
+    ids=["no environment", "steps", "epochs", "replicas"],
 )
 def test_a_result_whose_parts_contradict_each_other_is_none(tmp_path: Path, parts: dict[str, Any], reason: str) -> None:
     write_json(tmp_path / "row.json", make_row(CONFIG, Status.OK, **parts))

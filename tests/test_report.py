@@ -25,7 +25,8 @@ from common.config import FRAMEWORKS
 from common.page import CAPTIONS, to_html
 from common.plots import COLOURS, STYLE, figures
 from common.results import Results, read_json
-from common.table import parity_table, speed_table
+from common.store import read_results
+from common.table import parity_table, speed_table, tables
 from common.verbs.report import report
 from tests.conftest import ROOT
 from tests.fakes import fake_worker
@@ -64,6 +65,11 @@ def test_its_tables_are_those_that_the_run_prints() -> None:
     for table in (speed_table(CPU.rows, "tsv"), parity_table(CPU.parity, "tsv")):
         for line in table.splitlines():
             assert [cell.strip() for cell in line.split("\t")] in found
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("results/**/tables.txt")), ids=lambda file: str(file.parent.name))
+def test_published_tables_are_those_of_their_results(file: Path) -> None:
+    assert file.read_text() == tables(read_results(file.with_name("results.json")), "simple") + "\n"
 
 
 def test_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
@@ -223,6 +229,15 @@ def test_several_results_have_a_folder_each(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     assert run_parity.main(["report", str(tmp_path / "before"), str(tmp_path / "after"), "--output", str(pages)]) == 0
     assert sorted(path.parent.name for path in pages.glob("*/index.html")) == ["after", "before"]
+
+
+def test_two_results_of_one_folder_do_not_have_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("before.json", "after.json"):
+        shutil.copy(ROOT / "results" / "cpu" / "results.json", tmp_path / name)
+    with pytest.raises(SystemExit):
+        run_parity.main(["report", str(tmp_path / "before.json"), str(tmp_path / "after.json")])
+    assert f"two of them would be drawn into {tmp_path / 'report'}; give one at a time" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_missing_package_costs_the_report_alone(

@@ -7,6 +7,7 @@ import copy
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from common import store as store_module
 from common.results import Arrays, Results, Status, read_json, write_arrays, write_json
 from common.runner import compare_runs
-from common.store import Store, StoreError
+from common.store import Store, StoreError, read_results
 from common.table import tables
 from common.weights import draw_weights
 from tests.conftest import ROOT
@@ -64,9 +65,10 @@ def bent(path: tuple[Any, ...], value: Any, remove: bool) -> dict[str, Any]:
     return whole
 
 
-def look_at(folder: Path, text: str) -> str:
+def look_at(folder: Path, content: str | bytes) -> str:
     """All that the program does with results that are there: read, compare and print. Returns what it prints."""
-    (folder / "results.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    data = content if isinstance(content, bytes) else content.encode(errors="surrogatepass")
+    (folder / "results.json").write_bytes(data)
     try:
         results = Store(folder).read(CONFIGS)
     except StoreError as refusal:
@@ -112,7 +114,7 @@ def test_a_file_that_is_cut_off_is_refused(folder: Path, cut: float, junk: str) 
 def test_a_byte_that_is_wrong_is_no_traceback(folder: Path, at: float, byte: int) -> None:
     data = bytearray(json.dumps(WHOLE).encode())
     data[int(at * len(data))] = byte
-    look_at(folder, bytes(data).decode("utf-8", errors="surrogateescape").encode("utf-8", "replace").decode())
+    look_at(folder, bytes(data))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(40), bytes(4000)])
@@ -129,6 +131,38 @@ def test_arrays_that_are_damaged_make_their_row_run_again(tmp_path: Path, conten
         store.read([config for config in CONFIGS if config != row.config])
 
 
+def test_a_row_that_ended_well_is_kept_beside_the_one_that_is_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its arrays are missing; what was measured is still in a file."""
+    row = PUBLISHED_ROWS[0]
+    store = Store(tmp_path)
+    write_json(store.path, Results(["x"], {}, [row]))
+    found = store.read([row.config])
+    assert (found.rows, found.command) == ([], ["x"])
+    (kept,) = tmp_path.glob("results.until-*.json")
+    assert read_results(kept).rows == [row]
+    assert f"{row.config.row_id} is run again: its arrays.npz is missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ({}, f"{CONFIGS[0].row_id} is in it twice"),
+        ({"train": {"batch_size": 2}}, f"its rows are of two experiments: {CONFIGS[0].row_id} has batch_size"),
+    ],
+    ids=["one row twice", "two batch sizes"],
+)
+def test_rows_that_cannot_stand_in_one_table_are_refused(second: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    one, two = (copy.deepcopy(PUBLISHED["rows"][0]) for _ in range(2))
+    for part, changes in second.items():
+        two["config"][part].update(changes)
+    two["training"] = two["timing"] = None
+    (tmp_path / "results.json").write_text(json.dumps({**PUBLISHED, "rows": [one, two]}))
+    with pytest.raises(StoreError, match=re.escape(reason)):
+        read_results(tmp_path / "results.json")
+
+
 def test_no_path_in_the_file_is_followed(tmp_path: Path) -> None:
     """A row's folder follows from its config; its `log` is shown and no more."""
     results = read_json(ROOT / "results" / "cpu" / "results.json", Results)
@@ -136,7 +170,9 @@ def test_no_path_in_the_file_is_followed(tmp_path: Path) -> None:
     for row in results.rows:
         assert store.row_folder(row.config).parent == tmp_path / "rows"
     failed = json.loads(json.dumps(PUBLISHED))
-    failed["rows"] = [{**failed["rows"][0], "status": str(Status.CRASHED), "log": "/etc/passwd", "training": None}]
+    failed["rows"] = [
+        {**failed["rows"][0], "status": str(Status.CRASHED), "log": "/etc/passwd", "log_tail": ["x"], "training": None}
+    ]
     store.path.write_text(json.dumps(failed))
     assert "root:" not in tables(store.read(CONFIGS), "simple")
 

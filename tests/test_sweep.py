@@ -10,8 +10,11 @@ import run_parity
 from common.config import Precision, RunConfig, TrainConfig
 from common.crossover import courses, crossover, pays_from
 from common.parity import Check
-from common.results import Results, RowResult, Status, make_row, read_json
+from common.results import ParityEntry, Results, RowResult, Status, make_row, read_json
+from common.store import read_results, results_file
 from common.timing import StepTimes, Timing
+from common.verbs.sweep import describe
+from tests.conftest import ROOT
 from tests.fakes import fake_worker, started
 
 # A step of 1 ms and what grows with the pixels: 1 us a pixel in float32, a quarter of it in bfloat16, which takes
@@ -142,6 +145,13 @@ def test_an_interrupted_sweep_shows_what_it_has_and_can_be_resumed(
     assert capsys.readouterr().out.splitlines()[-1] == SENTENCE
 
 
+def test_a_resumed_sweep_does_not_lose_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, "8", "16") == 0
+    with pytest.raises(SystemExit):
+        sweep(tmp_path, "16", "32", "--resume")
+    assert "run holds image-size-8 too, which its table would lose; name all sizes" in capsys.readouterr().err
+
+
 def test_earlier_results_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(tmp_path, "8", "16") == 0
     with pytest.raises(SystemExit) as stopped:
@@ -201,6 +211,23 @@ def test_a_row_that_fails_a_check_does_not_pay() -> None:
     rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 0.5, 0), checks=[wrong])]
     (course,) = courses({8: Results([], {}, rows)})
     assert crossover(course, "size") == "not judged at size 8 (C1 logits failed)"
+
+
+@pytest.mark.parametrize(("precision", "words"), [("mixed_float16", "not judged"), ("float64", "pays")])
+def test_a_row_that_is_unlike_the_other_frameworks_does_not_pay(precision: str, words: str) -> None:
+    """Where C8 failed at its precision, and not at another."""
+    wrong = ParityEntry(precision, False, False, [Check("C8 loss curve", 2, 1, False, "tensorflow, torch: all")])
+    rows = [row("float32", 1.0, 0), row("mixed_float16", 0.5, 0)]
+    (course,) = courses({8: Results([], {}, rows, [wrong])})
+    assert crossover(course, "size").startswith(words)
+
+
+def test_the_published_sweep_is_that_of_its_results() -> None:
+    folder = ROOT / "results" / "h100" / "sweep"
+    found = {
+        int(path.name.removeprefix("image-size-")): read_results(results_file(path)) for path in folder.glob("*-*/")
+    }
+    assert (folder / "sweep.txt").read_text() == describe(dict(sorted(found.items())), "image-size", "simple") + "\n"
 
 
 def test_a_row_without_a_steady_step_is_not_judged() -> None:

@@ -51,6 +51,21 @@ def test_a_config_needs_a_place_for_the_result(tmp_path: Path, capsys: pytest.Ca
     assert "give --result too" in refusal(capsys, "--config", tmp_path / "config.json")
 
 
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ("", "'' is no file; give the name of one"),
+        (".", "'.' is no file; give the name of one"),
+        ("/dev/full", "'/dev/full' is no file; give the name of one"),
+        ("nowhere/row.json", "the folder of 'nowhere/row.json' is not there, or can't be written; make it first"),
+    ],
+)
+def test_a_result_that_could_not_be_written_is_refused_before_training(
+    result: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, "--result", result) == f"python -m torch_impl: argument --result: {reason}"
+
+
 @pytest.mark.parametrize("text", [None, "{", '{"framework": 1}'], ids=["missing", "no JSON", "another type"])
 def test_a_config_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None) -> None:
     if text is not None:

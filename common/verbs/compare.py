@@ -5,6 +5,7 @@ run_parity.py compare main.json branch.json --fail-above 5     exit code 1 where
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from common.options import Parser, positive_float
 from common.results import Results, RowResult, Status
 from common.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.store import StoreError, read_results, results_file
-from common.table import draw_cells, leave_out, parity_of
+from common.table import draw_cells, failures, leave_out, parity_of
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     changes = compare(old, new)
     if not changes:
         parser.error("argument NEW: it has no row that OLD has")
-    failing = [] if arguments.fail_above is None else fail_above(changes, arguments.fail_above)
+    failing = [] if arguments.fail_above is None else [*fail_above(changes, arguments.fail_above), *lost(old, new)]
     lines = [_table(changes, arguments.format), "", *(f"- {note}" for note in notes(old, new, changes))]
     is_shown = show("\n".join([*lines, *(f"- FAIL: {reason}" for reason in failing)]))
     return EXIT_SLOWER if failing else EXIT_OK if is_shown else EXIT_SOME_FAILED
@@ -96,6 +97,22 @@ def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
             f"{change.new.name} was {_state(change.old)} and is {_state(change.new)}"
             for change in changes
             if change.is_lost
+        ]
+    )
+
+
+def lost(old: Results, new: Results) -> list[str]:
+    """The checks of two rows together that have passed in OLD and fail in NEW."""
+    passed = {
+        (entry.precision, entry.compile, check.name) for entry in old.parity for check in entry.of_pairs if check.passed
+    }
+    return failures(
+        [
+            replace(
+                entry,
+                checks=[check for check in entry.of_pairs if (entry.precision, entry.compile, check.name) in passed],
+            )
+            for entry in new.parity
         ]
     )
 

@@ -31,9 +31,12 @@ def main(argv: Sequence[str]) -> int:
         found = [read_results(file) for file in files]
     except StoreError as reason:
         parser.error(f"argument RESULTS: {reason}")
+    folders = _folders(files, arguments.output)
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        parser.error(f"argument RESULTS: two of them would be drawn into {twice}; give one at a time, with --output")
     is_whole = True
     with Interrupts() as interrupts:
-        for results, folder in zip(found, _folders(files, arguments.output), strict=True):
+        for results, folder in zip(found, folders, strict=True):
             if not interrupts.number:
                 page = report(results, folder, arguments.format)
                 is_whole &= page is not None and show(printable(str(page)))

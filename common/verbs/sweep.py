@@ -69,6 +69,12 @@ def main(argv: Sequence[str]) -> int:
     return code if is_whole and is_shown else max(code, EXIT_SOME_FAILED)
 
 
+def describe(swept: Mapping[int, Results], axis: str, tablefmt: str) -> str:
+    """The table of a sweep over the axis, and under it the crossovers and what is to be said of its runs."""
+    found = courses(swept)
+    return "\n".join([_table(found, axis, tablefmt), "", *_notes(found, swept, axis)])
+
+
 def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
     """The rows of each size, from the smallest to the largest."""
     name = arguments.over.replace("-", "_")
@@ -144,6 +150,10 @@ def _require_own(folder: Path, arguments: Namespace) -> None:
     for axis in AXES:
         if axis != arguments.over and any(folder.glob(f"{axis}-*")):
             raise StoreError(f"{folder} holds a sweep over {axis}; give another folder")
+    asked = {f"{arguments.over}-{size}" for size in arguments.values}
+    there = {file.parent.name for file in folder.glob(f"{arguments.over}-*/results.json")}
+    if others := ", ".join(sorted(there - asked)):
+        raise StoreError(f"{folder} holds {others} too, which its table would lose; name all sizes")
     for place in folder.glob(f"{arguments.over}-*"):
         if place.is_symlink():
             raise StoreError(f"{place} is a link, and none is followed; remove it")
@@ -154,7 +164,7 @@ def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -
     found = courses(swept)
     if not found:
         return True
-    text = "\n".join([_table(found, arguments.over, arguments.format), "", *_notes(found, swept, arguments.over)])
+    text = describe(swept, arguments.over, arguments.format)
     is_shown = show(text)
     try:
         write_text(folder / "sweep.txt", text + "\n")
