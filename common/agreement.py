@@ -308,7 +308,7 @@ def _first_batch(row: RowResult) -> FirstBatch | None:
     config, training = row.config, _training(row)
     if step_flops(config) > LARGEST_STEP_FLOPS:
         return None
-    scale = follow_scale(config, training.skipped_steps, len(training.loss))[-1]
+    scale = min(follow_scale(config, training.skipped_steps, len(training.loss))[:-1])
     case, reference, emulated = _first_pass(
         config.data, config.model, config.train.batch_size, config.precision, scale, config.execution.replicas
     )

@@ -28,11 +28,17 @@ def _describe_replicas(config: RunConfig) -> dict[str, str]:
     }
 
 
+def _place_of_data(config: RunConfig) -> str:
+    if config.execution.loop == "fit":
+        return "given whole to Model.fit, whose tf.data cuts each batch on the host"
+    return "on the device before the clock starts"
+
+
 def describe_fixed_choices(config: RunConfig) -> dict[str, str]:
     """The lines of the manifest that are the same in both implementations, because config and common/ decide them."""
     return {
         **(_describe_replicas(config) if config.execution.replicas > 1 else {}),
-        "data": "on the device before the clock starts, in the order drawn, no shuffling",
+        "data": f"{_place_of_data(config)}, in the order drawn, no shuffling",
         "loss": "y softplus(-z) + (1-y) softplus(z), mean over the batch, on float32 logits (float64 in float64)",
         "loss scaling": (
             f"from {config.loss_scale.initial_scale:g}, doubled after {config.loss_scale.growth_interval} finite steps"

@@ -1,6 +1,7 @@
 """Memory of one row: the article's definition, and the resident set where there is no device allocator to ask."""
 
 import ctypes
+import gc
 import re
 import resource
 import sys
@@ -105,7 +106,8 @@ def reset_host_peak() -> bool:
 
 
 def return_freed_host_memory() -> None:
-    """Give what was freed back to the system, so that what a row was tried on is not counted as its baseline."""
+    """Give back to the system what was freed or is in use no more: what a row was tried on is not its baseline."""
+    gc.collect()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

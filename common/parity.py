@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.config import Precision, RunConfig
-from common.data import draw_data, fingerprint_batches
 from common.hardware import slow_reason
 from common.probe import GRADIENT_SIZES, PROBE_LOSS_SCALE, Case, Updates, gradient_sizes
 from common.reference import ROUNDINGS, Evaluation, apply_gradients, binary_crossentropy, loss_and_gradients, make_state
@@ -467,14 +466,19 @@ def check_updates(config: RunConfig, start: Weights, gradients: Sequence[Weights
     return checks
 
 
-def check_start(config: RunConfig, data_sha256: str, exported: Weights, loss_scale: float) -> list[Check]:
-    """C7: the data as read back from the device, the weights before the first step, their dtypes, the first scale."""
+def check_start(
+    config: RunConfig, drawn_sha256: str, data_sha256: str, exported: Weights, loss_scale: float
+) -> list[Check]:
+    """C7: the data as read back from the device, the weights before the first step, their dtypes, the first scale.
+
+    drawn_sha256: of the data before they went there.
+    """
     drawn = draw_weights(config.model, config.data.seed)
     differing = sum(not np.array_equal(exported[name], array) for name, array in drawn.items())
     dtypes = sum(array.dtype.name != config.precision.variable_dtype for array in exported.values())
     scale = config.loss_scale.initial_scale if config.precision.scales_loss else 1.0
     return [
-        compare(START, int(data_sha256 != fingerprint_batches([draw_data(config.data)])), 0, "data on the device"),
+        compare(START, int(data_sha256 != drawn_sha256), 0, "data on the device"),
         compare(START, differing, 0, "starting weights"),
         compare(START, dtypes, 0, f"weights not {config.precision.variable_dtype}"),
         compare(START, abs(loss_scale - scale), 0, "first loss scale"),

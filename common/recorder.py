@@ -105,6 +105,9 @@ class Recorder:
             initial_weights_sha256=initial_weights_sha256,
         )
 
+    def least_loss_scale(self) -> float:
+        return min(self._loss_scale)
+
     def status(self) -> tuple[Status, str]:
         """Judge the trained row: its status and, where that is not ok, why."""
         finite = np.isfinite(self._loss)

@@ -1,11 +1,13 @@
 """Does a run train as Keras does, the same way twice, compiled or not, and does fit change nothing?"""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.agreement import complete_checks
+from common.config import DataConfig, ExecutionConfig, LossScaleConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.hardware import Unsupported
 from common.parity import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
 from common.recorder import OnArrays
@@ -13,6 +15,19 @@ from common.results import Arrays, RowResult, Status
 from tests.conftest import load_implementation, needs_tensorflow, needs_torch
 
 SHAPE = (9, 12, 3)
+
+
+def config(
+    impl: SimpleNamespace, precision: str, compile: bool = False, loop: str = "custom", **settings: int
+) -> RunConfig:
+    return RunConfig(
+        impl.framework,
+        Precision(precision),
+        DataConfig(images=10, image_shape=SHAPE),
+        ModelConfig(image_shape=SHAPE, filters=8),
+        TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
+        execution=ExecutionConfig("cpu", compile, loop, threads=1),
+    )
 
 
 def train(
@@ -23,15 +38,7 @@ def train(
     on_arrays: OnArrays | None = None,
     **settings: int,
 ) -> RowResult:
-    config = RunConfig(
-        impl.framework,
-        Precision(precision),
-        DataConfig(images=10, image_shape=SHAPE),
-        ModelConfig(image_shape=SHAPE, filters=8),
-        TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
-        execution=ExecutionConfig("cpu", compile, loop, threads=1),
-    )
-    return impl.run.run(config, on_arrays=on_arrays)
+    return impl.run.run(config(impl, precision, compile, loop, **settings), on_arrays=on_arrays)
 
 
 def losses(row: RowResult) -> np.ndarray:
@@ -44,6 +51,17 @@ def test_one_loss_for_each_batch_and_the_loss_falls(impl: SimpleNamespace) -> No
     assert row.status is Status.OK
     assert len(losses(row)) == 30 * 3  # 4 + 4 + 2 images
     assert losses(row)[-3:].mean() < 0.5 * losses(row)[:3].mean()
+
+
+def test_a_loss_scale_that_has_grown_fails_no_check(impl: SimpleNamespace) -> None:
+    """From 2**15 to 2**19 or more, by which the gradients of the starting weights would overflow."""
+    settings = replace(config(impl, "mixed_float16", epochs=60), loss_scale=LossScaleConfig(growth_interval=20))
+    found: list[Arrays] = []
+    row = impl.run.run(settings, on_arrays=found.append)
+    assert row.training
+    assert row.training.loss_scale[-1] >= 2**19
+    (complete,) = complete_checks([row], lambda row: found[0])
+    assert [check for check in complete.checks if not check.passed] == []
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])

@@ -94,6 +94,12 @@ def loss_scale(optimizer: Optimizer) -> tf.Tensor:
     return optimizer.scale_loss(tf.ones(()))
 
 
+def set_loss_scale(optimizer: Optimizer, scale: float) -> None:
+    """Go on with this factor on the loss; without loss scaling it stays 1."""
+    if isinstance(optimizer, LossScale):
+        optimizer.dynamic_scale.assign(scale)
+
+
 def applied_steps(optimizer: Optimizer) -> tf.Tensor:
     """How many steps changed the weights, scalar on the device: steps that overflowed do not count."""
     return tf.identity(optimizer.iterations)

@@ -34,7 +34,7 @@ from tf_impl.distributed import Replicas, fingerprints, gather, joined, peaks, r
 from tf_impl.fit import fit, fit_more
 from tf_impl.model import ConvNet, build_model, export_weights, load_weights
 from tf_impl.monitor import trace_steps, write_scalars
-from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer
+from tf_impl.optimizer import Optimizer, loss_scale, make_optimizer, set_loss_scale
 from tf_impl.precision import compute_dtype, rounded_product, variable_dtype
 from tf_impl.probe import evaluate, probe
 from tf_impl.train import Step, compiled, fetch, train_step
@@ -107,7 +107,8 @@ def train(
         "data_sha256": fingerprint_batches(to_host(*batch) for batch in whole_batches),
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
-    checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
+    drawn = fingerprint_batches(host_batches)
+    checks += check_start(config, drawn, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
     if config.execution.loop == "fit":
@@ -125,6 +126,7 @@ def train(
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
     group = describe_replicas(config, replicas.backend, peaks(replicas), timing)
     checks += check_replicas(fingerprints(model, replicas))
+    set_loss_scale(optimizer, recorder.least_loss_scale())  # the last may be too large for the starting weights
     arrays, seen = examine(model, optimizer, config, replicas, *host_batches[0])
     if on_arrays:
         on_arrays(arrays)

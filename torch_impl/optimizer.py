@@ -42,6 +42,11 @@ def loss_scale(optimizer: Optimizer) -> torch.Tensor:
     return optimizer.scaler.scale(torch.ones((), device=device))  # GradScaler.get_scale() would wait for the device
 
 
+def set_loss_scale(optimizer: Optimizer, scale: float) -> None:
+    """Go on with this factor on the loss; without loss scaling it stays 1."""
+    optimizer.scaler.update(scale)
+
+
 def applied_steps(optimizer: Optimizer) -> torch.Tensor:
     """How many steps changed the weights, scalar on the device: steps that overflowed do not count."""
     parameter = optimizer.adam.param_groups[0]["params"][0]

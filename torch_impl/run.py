@@ -33,7 +33,7 @@ from torch_impl.device import (
 from torch_impl.distributed import Replicas, fingerprints, gather, joined, peaks, replicated, reset_peaks, shard
 from torch_impl.model import ConvNet, build_model, export_weights, load_weights
 from torch_impl.monitor import trace_steps, write_scalars
-from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer
+from torch_impl.optimizer import Optimizer, loss_scale, make_optimizer, set_loss_scale
 from torch_impl.precision import compute_dtype, variable_dtype
 from torch_impl.probe import evaluate, probe
 from torch_impl.train import INDUCTOR, Step, compiled, fetch, train_step
@@ -103,7 +103,8 @@ def train(
         "data_sha256": fingerprint_batches(to_host(*batch) for batch in whole_batches),
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
-    checks += check_start(config, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
+    drawn = fingerprint_batches(host_batches)
+    checks += check_start(config, drawn, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
     train_epochs(calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
@@ -113,6 +114,7 @@ def train(
     timing, memory, (status, detail) = recorder.timing(), recorder.memory(), recorder.status()
     group = describe_replicas(config, replicas.backend, peaks(replicas), timing)
     checks += check_replicas(fingerprints(model, replicas))
+    set_loss_scale(optimizer, recorder.least_loss_scale())  # the last may be too large for the starting weights
     arrays, seen = examine(model, optimizer, config, replicas, *host_batches[0])
     if on_arrays:
         on_arrays(arrays)
