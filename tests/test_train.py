@@ -89,6 +89,21 @@ def test_torch_compile_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None
     assert given == [{"dynamic": False, "options": impl.train.INDUCTOR["cpu"]}]
 
 
+@needs_torch
+@pytest.mark.parametrize("precision", list(Precision))
+def test_what_a_torch_step_reports_holds_no_memory_of_a_cpu(precision: Precision) -> None:
+    """Kept until the epoch ends, tensors would pin holes in the heap, which would grow with every step."""
+    impl = load_implementation("torch_impl")
+    model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), precision, impl.cpu)
+    optimizer = impl.optimizer.make_optimizer(model, TrainConfig(), LossScaleConfig(), precision)
+    batch = np.ones((4, *SHAPE), np.float32), np.ones((4, 1), np.float32)
+    step = impl.train.train_step(
+        model, optimizer, *impl.device.to_device(*batch, impl.cpu, impl.precision.variable_dtype(precision))
+    )
+    assert [type(value) for value in step] == [float] * 4
+    assert impl.train.fetch([step, step], impl.distributed.alone(impl.cpu)) == [[value, value] for value in step]
+
+
 @needs_tensorflow
 @pytest.mark.parametrize("compile", [False, True])
 def test_convolutions_know_whether_xla_compiles_them(compile: bool) -> None:
