@@ -74,7 +74,7 @@ class OneWeight:
     "gradients",
     [
         [1e-3],  # ordinary: the step is the learning rate
-        [1e-6],  # epsilon is a third of the first step's denominator; 5e-1 off without Keras' epsilon
+        [1e-6],  # epsilon is three quarters of the first step's denominator; 2.8 off without Keras' epsilon
         [1e-3, -2e-3, 5e-4, 1e-3] * 10,
         [1e-6, 2e-6, -1e-6] * 10,
         [1e-8] * 50,
