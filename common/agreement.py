@@ -59,7 +59,6 @@ from common.parity import (
     relative_error,
     rounds,
     rules_of_worker,
-    training_prices,
 )
 from common.probe import Case
 from common.reference import ROUNDINGS, Evaluation, Step, exact, follow_steps, loss_and_gradients
@@ -239,11 +238,10 @@ def _check_scale_trace(config: RunConfig, training: Training) -> Check:
 
 def _check_accuracy(row: RowResult, whole: WholeRun, steps: int) -> list[Check]:
     """In each epoch whose steps can all be compared."""
-    images, multiple = row.config.data.images, training_prices(row.config, _device(row))
-    epochs = steps // row.config.steps_per_epoch
+    images, epochs = row.config.data.images, steps // row.config.steps_per_epoch
     shape = (row.config.train.epochs, row.config.steps_per_epoch)
     correct = whole.correct.reshape(shape).sum(axis=1)
-    doubtful = [np.sum(multiples <= multiple) for multiples in whole.certainty]
+    doubtful = [np.sum(multiples <= PRICES) for multiples in whole.certainty]
     accuracy = _array(_training(row).epoch_accuracy)
     return [
         compare(
@@ -275,9 +273,9 @@ def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> t
     """
     steps = len(course.loss)
     overflow = int(np.argmin(np.append(np.isfinite(loss), False)))
-    allowed = training_prices(row.config, _device(row)) / PRICES * course.error
     finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
-    chaos = max(min(2, finite), _horizon(allowed, course.loss, row.config.precision))  # the first update in any case
+    known = _horizon(course.error, course.loss, row.config.precision)
+    chaos = max(min(2, finite), known)  # the first update in any case
     return min(
         (steps, f"all {steps} steps"),
         (course.limit, f"{course.limit} of {steps} steps, {course.reason}"),
@@ -289,9 +287,7 @@ def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> t
 
 
 def _bound(row: RowResult, price: float) -> float:
-    if not rounds(row.config.precision):
-        return FLOAT32_TRAINING
-    return training_prices(row.config, _device(row)) * price
+    return PRICES * price if rounds(row.config.precision) else FLOAT32_TRAINING
 
 
 def _update_bound(row: RowResult, whole: WholeRun) -> float:

@@ -17,7 +17,7 @@ import pytest
 from common import probe as problem
 from common.agreement import complete_checks
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.hardware import Unsupported
+from common.hardware import Unsupported, slow_reason
 from common.parity import Check, worst_first
 from common.recorder import Recorder
 from common.reference import round_to_tf32
@@ -453,6 +453,13 @@ def cut_off(left: Any, right: Any, **transposed: bool) -> Any:
     return tf.cast(product, left.dtype) + tf.stop_gradient(forward - tf.cast(product, left.dtype))
 
 
+def convolutions_of_keras(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras' own layer, whose gradients TensorFlow's CPU kernels sum in float16 where XLA does not compile them."""
+    if not slow_reason(Precision.MIXED_FLOAT16, impl.device.describe_device(impl.cpu)):
+        pytest.skip("a CPU with float16 arithmetic may have other kernels")
+    monkeypatch.setattr(impl.model.Convolution, "call", keras.layers.Conv2D.call)
+
+
 def eagerly(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras' own layer, not in a graph: on a CPU its bias gradients are then summed in bfloat16."""
     monkeypatch.setattr(impl.model.Convolution, "call", keras.layers.Conv2D.call)
@@ -490,6 +497,7 @@ KERAS_TRAPS = {
         BFLOAT16, in_the_casts(lambda *_: keras.DTypePolicy("bfloat16")), "C4 optimizer",
     ),
     "Keras' Conv2D in bfloat16, without tf.function": (BFLOAT16, eagerly, "C2 gradient"),
+    "Keras' Conv2D in float16 on a CPU": (FLOAT16, convolutions_of_keras, "C2 gradient"),
     "products in bfloat16 that cut bits off": (
         BFLOAT16, instead_of("model", "rounded_product", lambda *_: lambda *_: cut_off), "C1 logits",
     ),
