@@ -308,7 +308,7 @@ def _first_batch(row: RowResult) -> FirstBatch | None:
     case, reference, emulated = _first_pass(
         config.data, config.model, config.train.batch_size, config.precision, scale, config.execution.replicas
     )
-    bounds = gradient_bounds(config, _device(row), case, reference, emulated)
+    bounds = gradient_bounds(config, case, reference, emulated)
     prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
     return FirstBatch(reference.gradients, bounds, float(np.median(prices)), scale)
 
@@ -446,11 +446,6 @@ def _update(config: RunConfig, arrays: Arrays) -> np.ndarray:
 def _training(row: RowResult) -> Training:
     assert row.training is not None  # only rows that were trained come here
     return row.training
-
-
-def _device(row: RowResult) -> dict[str, str]:
-    assert row.environment is not None  # it is there in every row that was trained
-    return row.environment.device
 
 
 def _train_the_same(one: RowResult, other: RowResult) -> bool:

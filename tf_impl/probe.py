@@ -9,7 +9,7 @@ from common.parity import Check, check_case, check_probabilities, check_updates
 from common.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_cases, draw_updates
 from common.reference import Evaluation
 from common.weights import Weights
-from tf_impl.device import describe_device, to_device
+from tf_impl.device import to_device
 from tf_impl.distributed import Replicas, alone, gather, mean, shard
 from tf_impl.model import ConvNet, build_model, export_gradients, export_weights, load_gradients, load_weights
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale, make_optimizer
@@ -28,7 +28,7 @@ def probe(config: RunConfig, device: str) -> list[Check]:
     checks = [
         check
         for case, evaluation in zip(cases, evaluations, strict=True)
-        for check in check_case(config, describe_device(device), case, scale, evaluation)
+        for check in check_case(config, case, scale, evaluation)
     ]
     checks += [check_probabilities(config, case, *predict(model, config, device, case)) for case in cases]
     start = {name: 0 * array for name, array in cases[0].weights.items()}
