@@ -135,7 +135,7 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
         if _train_the_same(one, other) and (_differ_in_framework(one, other) or _differ_in_replicas(one, other)):
             found = check_pair(one, other, arrays_of(one), arrays_of(other), rows)
             named = [
-                replace(check, where=f"{one.framework}, {other.framework}{times(other)}: {check.where}")
+                replace(check, where=f"{one.framework}{times(one)}, {other.framework}{times(other)}: {check.where}")
                 for check in found
             ]
             checks.setdefault((one.precision, one.compile), []).extend(named)

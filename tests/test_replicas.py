@@ -463,7 +463,7 @@ def test_pairs_differ_in_framework_or_replicas_alone(monkeypatch: pytest.MonkeyP
     rows = [make_row(each, Status.OK, training=training) for each in configs]
     ((*checks,),) = check_pairs(rows, lambda row: Arrays({}, {})).values()
     assert {check.where.removesuffix(": all steps") for check in checks} == {
-        "tensorflow, torch", "tensorflow, torch x2",
+        "tensorflow, torch", "tensorflow x2, torch x2",
         "tensorflow, tensorflow x2", "torch, torch x2", "torch, torch x4",
     }  # fmt: skip
     assert len(checks) == 5

@@ -179,10 +179,10 @@ def test_the_extent_of_the_comparison_is_said() -> None:
 
 
 def test_pairs_join_the_verdict_of_their_rows() -> None:
-    pair = replace(BAD, name="C8 loss curve", where="tensorflow, torch x2: right")
+    pair = replace(BAD, name="C8 loss curve", where="tensorflow x2, torch x2: right")
     (entry,) = judge([replace(FLOAT32, checks=[GOOD])], {("float32", False): [pair]})
     assert not entry.passed
-    assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow, torch x2: right: 3, bound 2, 1.5 times"]
+    assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow x2, torch x2: right: 3, bound 2, 1.5 times"]
 
 
 def test_no_rows_that_ran() -> None:
