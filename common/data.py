@@ -47,3 +47,8 @@ def fingerprint_batches(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> str
                 digest.update(f"{sample.dtype} {sample.shape}".encode())
                 digest.update(np.ascontiguousarray(sample).data)
     return hashlib.sha256(b"".join(digest.digest() for digest in columns)).hexdigest()
+
+
+def drawn_fingerprint(config: DataConfig) -> str:
+    """fingerprint_batches of the data that belong to the config, drawn for this alone."""
+    return fingerprint_batches([draw_data(config)])

@@ -441,7 +441,7 @@ def check_start(
 ) -> list[Check]:
     """C7: the data as read back from the device, the weights before the first step, their dtypes, the first scale.
 
-    drawn_sha256: of the data before they went there.
+    drawn_sha256: of the data drawn for this alone, before the memory that a row takes was first read.
     """
     drawn = draw_weights(config.model, config.data.seed)
     differing = sum(not np.array_equal(exported[name], array) for name, array in drawn.items())

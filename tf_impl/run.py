@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.config import Precision, RunConfig
-from common.data import draw_data, fingerprint, fingerprint_batches, split_batches
+from common.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
 from common.environment import describe_environment, describe_fixed_choices
 from common.hardware import require_support, slow_reason
 from common.limits import find_limits, measure_ceilings
@@ -80,6 +80,7 @@ def train(
 
     # Before anything is timed or its memory read.
     checks = probe(config, device)
+    drawn_sha256 = drawn_fingerprint(config.data)
     dtypes = {compute_dtype(config.precision), variable_dtype(config.precision)}
     ceilings = measure_ceilings(
         config,
@@ -107,8 +108,9 @@ def train(
         "data_sha256": fingerprint_batches(to_host(*batch) for batch in whole_batches),
         "initial_weights_sha256": fingerprint(*(w.astype(np.float32) for w in export_weights(model).values())),
     }
-    drawn = fingerprint_batches(host_batches)
-    checks += check_start(config, drawn, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer)))
+    checks += check_start(
+        config, drawn_sha256, hashes["data_sha256"], export_weights(model), float(loss_scale(optimizer))
+    )
     step = compiled(train_step, model, optimizer, config.execution.compile)
 
     if config.execution.loop == "fit":
