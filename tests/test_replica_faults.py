@@ -34,11 +34,14 @@ HANG = "time.sleep(600)"
 DEAF_HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"
 
-IN_THE_THIRD_STEP = """
+RANK = """
 import json
-compiled, calls = run.compiled, []
 def rank():
     return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+"""
+
+IN_THE_THIRD_STEP = """
+compiled, calls = run.compiled, []
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
     def faulty(*batch):
@@ -52,10 +55,7 @@ run.compiled = compiled_with_a_fault
 """
 
 BEFORE_THE_MODEL = """
-import json
 replicated = run.replicated
-def rank():
-    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 def replicated_with_a_fault(*arguments):
     if rank() == 1:
         open({reached!r}, "w").close()
@@ -89,7 +89,7 @@ def train(
         execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
     )
     reached = folder / "reached"
-    python = patched_worker(folder, where.format(fault=fault, reached=str(reached)) + further)
+    python = patched_worker(folder, RANK + where.format(fault=fault, reached=str(reached)) + further)
     mark = f"row-of-{folder.name}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARK", mark)
