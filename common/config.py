@@ -5,8 +5,10 @@ comes back inside the result, so a row can always be run again from its own reco
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from itertools import product
 from typing import NamedTuple
 
 FRAMEWORKS = ("tensorflow", "torch")
@@ -225,6 +227,12 @@ def experiment_difference(one: RunConfig, other: RunConfig) -> str:
             if theirs[name] != value and not (name == "batch_size" and same_share):
                 return f"{name} {value} and not {theirs[name]}{f' on {replicas} replicas' if replicas > 1 else ''}"
     return ""
+
+
+def any_experiment_difference(ones: Iterable[RunConfig], others: Iterable[RunConfig]) -> str:
+    """The first experiment_difference of any one to any other; "" where they can stand in one table."""
+    of_each_size = {other.execution.replicas: other for other in others}.values()
+    return next(filter(None, (experiment_difference(*pair) for pair in product(ones, of_each_size))), "")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from common.files import open_plain, read_plain, written_whole
 from common.limits import Limits
 from common.memory import Memory
 from common.nvml import GpuUse
-from common.parity import PAIR_GRADIENT, PAIR_LOSS, PAIR_SKIPPED, PAIR_UPDATE, Check, worst_first, worst_of_each_name
+from common.parity import PAIR_RULES, Check, worst_first, worst_of_each_name
 from common.probe import PrecisionProbe
 from common.timing import Timing
 from common.weights import Weights
@@ -165,7 +165,7 @@ class ParityEntry:
     @property
     def of_pairs(self) -> list[Check]:
         """C8: what holds two rows to each other, and stands in neither."""
-        names = {rule.name for rule in (PAIR_GRADIENT, PAIR_LOSS, PAIR_SKIPPED, PAIR_UPDATE)}
+        names = {rule.name for rule in PAIR_RULES}
         return [check for check in self.checks if check.name in names]
 
 

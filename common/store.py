@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
-from common.config import RunConfig, experiment_difference
+from common.config import RunConfig, any_experiment_difference
 from common.files import open_plain, require_folder, sweep
 from common.launch import arrays_file
 from common.results import (
@@ -63,10 +62,8 @@ def read_results(file: Path) -> Results:
 
 def _require_one_experiment(configs: Sequence[RunConfig]) -> None:
     """ValueError where a row is there twice, or two rows can't stand in one table."""
-    of_each = {config.execution.replicas: config for config in configs}.values()
-    for config, other in product(configs, of_each):
-        if difference := experiment_difference(config, other):
-            raise ValueError(f"its rows are of two experiments: {config.row_id} has {difference}")
+    if difference := any_experiment_difference(configs, configs):
+        raise ValueError(f"its rows are of two experiments, with {difference}")
     twice = sorted(row_id for row_id, number in Counter(config.row_id for config in configs).items() if number > 1)
     if twice:
         raise ValueError(f"{twice[0]} is in it twice")
@@ -187,7 +184,9 @@ class Store:
             results = read_results(self.path)
         except StoreError as reason:
             raise StoreError(f"{reason}; give another --output") from reason
-        self._refuse_another_experiment(results.rows, asked)
+        # The rows that are there are not to be lost.
+        if difference := any_experiment_difference([row.config for row in results.rows], asked):
+            raise StoreError(f"{self.folder} holds another experiment, with {difference}; give another --output")
         return results
 
     def _json_of(self, row: RowResult) -> str:
@@ -207,13 +206,6 @@ class Store:
                 raise
             return False
         return True
-
-    def _refuse_another_experiment(self, earlier: Sequence[RowResult], asked: Sequence[RunConfig]) -> None:
-        """Rows of two experiments can't stand in one table, and those that are there are not to be lost."""
-        of_each = {config.execution.replicas: config for config in asked}.values()
-        for row, config in product(earlier, of_each):
-            if difference := experiment_difference(row.config, config):
-                raise StoreError(f"{self.folder} holds another experiment, with {difference}; give another --output")
 
     def _sweep(self) -> None:
         """Remove what a run that was killed left half written."""

@@ -6,13 +6,12 @@ run_parity.py compare main.json branch.json --fail-above 5     exit code 1 where
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate_formats
 
-from common.config import Mode, experiment_difference
+from common.config import Mode, any_experiment_difference
 from common.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
 from common.options import Parser, positive_float
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         old, new = (read_results(results_file(path)) for path in (arguments.old, arguments.new))
     except StoreError as reason:
         parser.error(str(reason))
-    if difference := another_experiment(old, new):
+    if difference := any_experiment_difference(*([row.config for row in results.rows] for results in (new, old))):
         parser.error(f"argument NEW: it is of another experiment, with {difference}; only equal ones can be compared")
     changes = compare(old, new)
     if not changes:
@@ -120,15 +119,6 @@ def lost(old: Results, new: Results) -> list[str]:
 def notes(old: Results, new: Results, changes: Sequence[Change]) -> list[str]:
     """What the table can't say: which rows are in one alone, why some are not judged, which versions changed."""
     return [*_only_in(old, new, "NEW"), *_only_in(new, old, "OLD"), *_doubts(changes), *_changed_facts(old, new)]
-
-
-def another_experiment(old: Results, new: Results) -> str:
-    """What differs in what was trained; "" where it is the same, or one has no rows."""
-    olds, news = (
-        {row.config.execution.replicas: row.config for row in results.rows}.values() for results in (old, new)
-    )
-    differences = (experiment_difference(*pair) for pair in product(news, olds))
-    return next(filter(None, differences), "")
 
 
 def is_ok(line: Line) -> bool:
