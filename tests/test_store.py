@@ -149,7 +149,7 @@ def test_a_row_that_ended_well_is_kept_beside_the_one_that_is_run_again(
     ("second", "reason"),
     [
         ({}, f"{CONFIGS[0].row_id} is in it twice"),
-        ({"train": {"batch_size": 2}}, "its rows are of two experiments, with batch_size 2 and not "),
+        ({"train": {"batch_size": 2}}, "its rows are of two experiments, with batch_size 10 and not 2"),
     ],
     ids=["one row twice", "two batch sizes"],
 )
