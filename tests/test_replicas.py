@@ -26,6 +26,7 @@ from common.config import (
     Precision,
     RunConfig,
     TrainConfig,
+    any_experiment_difference,
     experiment_difference,
 )
 from common.data import draw_data
@@ -469,15 +470,30 @@ def test_pairs_differ_in_framework_or_replicas_alone(monkeypatch: pytest.MonkeyP
     assert len(checks) == 5
 
 
+def of_size(devices: int, batch_size: int) -> RunConfig:
+    one = replace(config("torch", Precision.FLOAT32, 1), data=DataConfig(48, SHAPE))
+    execution, train = replace(one.execution, devices=devices), replace(one.train, batch_size=batch_size)
+    return replace(one, execution=execution, train=train)
+
+
 @pytest.mark.parametrize(
     ("devices", "batch_size", "differs"),
     [(1, 8, False), (2, 8, False), (2, 16, False), (2, 12, True), (1, 16, True)],
     ids=["the same", "strong scaling", "weak scaling", "neither", "another batch"],
 )
 def test_which_rows_are_of_one_experiment(devices: int, batch_size: int, differs: bool) -> None:
-    one = replace(config("torch", Precision.FLOAT32, 1), data=DataConfig(48, SHAPE))
-    execution, train = replace(one.execution, devices=devices), replace(one.train, batch_size=batch_size)
-    assert bool(experiment_difference(one, replace(one, execution=execution, train=train))) == differs
+    assert bool(experiment_difference(of_size(1, 8), of_size(devices, batch_size))) == differs
+
+
+def test_strong_and_weak_scaling_are_two_experiments() -> None:
+    """Both go with one device; the rows of two devices do not go with each other."""
+    strong, weak, one = of_size(2, 8), of_size(2, 16), of_size(1, 8)
+    for rows, difference in (
+        ([strong, one], ""),
+        ([weak, one], ""),
+        ([strong, weak, one], "batch_size 8 and not 16 on 2 replicas"),
+    ):
+        assert any_experiment_difference(rows, rows) == difference
 
 
 @pytest.mark.parametrize(
