@@ -22,7 +22,8 @@ from common.config import (
     TrainConfig,
 )  # fmt: skip
 from common.data import draw_data, split_batches
-from common.parity import Check, rules_of_worker
+from common.parity import Check, check_case, rules_of_worker
+from common.probe import draw_cases
 from common.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
 from common.results import Arrays, Environment, RowResult, Status, Training, make_row
 from common.weights import Weights, draw_weights
@@ -142,6 +143,17 @@ def test_the_mistake_is_caught(plant: Callable[..., tuple[RowResult, Arrays]], c
     assert 0 < len(right[0].training.skipped_steps) < 7
     assert checks_of(*right).get(caught_by, 0.0) <= 0.34
     assert checks_of(*plant(*right))[caught_by] > 1.5
+
+
+def test_labels_that_balance_excuse_no_bias() -> None:
+    """Of confidently wrong samples float16 holds every term, so 4 u is too far off, however much the terms cancel."""
+    config = train("torch", "mixed_float16")[0].config
+    case = next(case for case in draw_cases() if case.name == "wrong")
+    right = loss_and_gradients(case.weights, case.images, case.labels, ROUNDINGS[config.precision], 1024.0)
+    for off, caught in ((0.0, []), (2.0**-9, ["wrong, dense/bias"])):
+        bias = right.gradients["dense/bias"] * (1 + off)
+        actual = right._replace(gradients={**right.gradients, "dense/bias": bias})
+        assert [check.where for check in check_case(config, case, 1024.0, actual) if not check.passed] == caught
 
 
 def test_a_learning_rate_of_one_frameworks_own_is_seen_by_the_pair() -> None:
