@@ -21,19 +21,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 try:
+    from common.cli import compare, env, max_batch, report, sweep
+    from common.cli.exit_codes import EXIT_SOME_FAILED, exit_code
+    from common.cli.options import Parser, add_experiment_options, repeats_int
+    from common.cli.plan import add_row_options, add_run_options, plan
     from common.config import RunConfig
-    from common.exit_codes import EXIT_SOME_FAILED, exit_code
-    from common.interrupts import Interrupts
-    from common.monitor import Monitors, add_monitor_options, launch_monitored
-    from common.options import Parser, add_experiment_options, repeats_int
-    from common.progress import reporting
-    from common.results import Status
-    from common.run_options import add_row_options, add_run_options, plan
-    from common.runner import run_experiment
-    from common.store import Store, StoreError
-    from common.table import tables
+    from common.process.interrupts import Interrupts
+    from common.process.monitor import Monitors, add_monitor_options, launch_monitored
+    from common.process.progress import reporting
+    from common.process.runner import run_experiment
+    from common.results.rows import Status
+    from common.results.store import Store, StoreError
+    from common.show.table import tables
     from common.text import forgive_letters, go_on, printable, say, show
-    from common.verbs import compare, env, max_batch, report, sweep
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)

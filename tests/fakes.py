@@ -22,14 +22,14 @@ _WORKER = """\
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 HERE = Path({folder!r})
-if sys.argv[2] == "common.setting":
+if sys.argv[2] == "common.process.setting":
     print((HERE / "versions.json").read_text())
     sys.exit()
 sys.path.insert(0, {root!r})
-from common.memory import OutOfMemory
-from common.results import Arrays, Status, make_row
-from common.timing import StepTimes, Timing
-from common.worker import main
+from common.measure.memory import OutOfMemory
+from common.results.rows import Arrays, Status, make_row
+from common.measure.timing import StepTimes, Timing
+from common.cli.worker import main
 
 def ok(config):
     steady = config.train.epochs - 1
@@ -58,7 +58,7 @@ run = importlib.import_module(MODULE + ".run")
 {patch}
 
 if __name__ == "__main__":
-    from common.worker import main
+    from common.cli.worker import main
     entry = importlib.import_module(MODULE + ".__main__")
     sys.exit(main({{"tf_impl": "tensorflow", "torch_impl": "torch"}}[MODULE], entry.run, entry.describe, sys.argv[3:]))
 """

@@ -7,7 +7,11 @@ import pytest
 
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_python
 
-COMMON = [f"common.{path.stem}" for path in sorted((ROOT / "common").glob("*.py")) if path.stem != "__init__"]
+COMMON = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "common").rglob("*.py"))
+    if path.stem != "__init__"
+]
 
 
 # Runs a module as if the absent packages had never been installed.

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from common.hardware import Unsupported, cpu_name, gpu_libraries
-from common.limits import COPIES_AT_ONCE
-from common.memory import (
+from common.measure.hardware import Unsupported, cpu_name, gpu_libraries
+from common.measure.limits import COPIES_AT_ONCE
+from common.measure.memory import (
     MemoryReading,
     OutOfMemory,
     bytes_in,
@@ -20,9 +20,9 @@ from common.memory import (
     read_host_memory,
     reset_host_peak,
 )
-from common.nvml import free_gpu_memory
-from common.replicas import task_index
-from common.timing import seconds_of
+from common.measure.nvml import free_gpu_memory
+from common.measure.timing import seconds_of
+from common.process.replicas import task_index
 
 
 def select_device(requested: str, threads: int, devices: int = 1) -> str:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from common.config import RunConfig
-from common.recorder import Recorder
+from common.process.recorder import Recorder
 from tf_impl.model import ConvNet
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
 from tf_impl.train import Step, binary_accuracy, binary_crossentropy

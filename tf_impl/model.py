@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras import layers
 
 from common.config import ModelConfig, Precision
-from common.hardware import TENSOR_CORE_WIDTH
-from common.weights import Weights
+from common.experiment.weights import Weights
+from common.measure.hardware import TENSOR_CORE_WIDTH
 from tf_impl.precision import Product, autocast, rounded_product
 
 

@@ -23,10 +23,20 @@ from types import FrameType
 from typing import NamedTuple
 
 from common.config import RunConfig
-from common.monitor import NONE, Monitors
-from common.recorder import OnArrays, OnEvent
-from common.replicas import ReplicaFailed, behind, end_of, failure_of, one_silent, ranks, silent, stuck, tf_configs
-from common.results import RowResult, Status
+from common.process.monitor import NONE, Monitors
+from common.process.recorder import OnArrays, OnEvent
+from common.process.replicas import (
+    ReplicaFailed,
+    behind,
+    end_of,
+    failure_of,
+    one_silent,
+    ranks,
+    silent,
+    stuck,
+    tf_configs,
+)
+from common.results.rows import RowResult, Status
 
 GRACE_S = 10.0  # for replicas that have trained, to end
 SETTLE_S = 2.0  # in which those that waited for the replica at fault end after it

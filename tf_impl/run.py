@@ -8,17 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from common.config import Precision, RunConfig
-from common.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
-from common.environment import describe_environment, describe_fixed_choices
-from common.hardware import require_support, slow_reason
-from common.limits import find_limits, measure_ceilings
-from common.monitor import NONE, TRACED_STEPS, Monitors, attempt, ignore
-from common.parity import check_start
-from common.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
-from common.recorder import OnArrays, OnEvent, Recorder
-from common.replicas import check_replicas
-from common.results import Arrays, RowResult, Status, describe_replicas, make_row
-from common.weights import draw_weights
+from common.experiment.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
+from common.experiment.weights import draw_weights
+from common.measure.hardware import require_support, slow_reason
+from common.measure.limits import find_limits, measure_ceilings
+from common.process.manifest import describe_environment, describe_fixed_choices
+from common.process.monitor import NONE, TRACED_STEPS, Monitors, attempt, ignore
+from common.process.recorder import OnArrays, OnEvent, Recorder
+from common.process.replicas import check_replicas
+from common.proof.checks import check_start
+from common.proof.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
+from common.results.rows import Arrays, RowResult, Status, describe_replicas, make_row
 from tf_impl.device import (
     copy_seconds,
     describe_device,

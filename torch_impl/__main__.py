@@ -3,11 +3,11 @@
 import os
 import sys
 
+from common.cli.worker import main
 from common.config import RunConfig
-from common.monitor import NONE, Monitors
-from common.recorder import OnArrays, OnEvent
-from common.results import RowResult
-from common.worker import main
+from common.process.monitor import NONE, Monitors
+from common.process.recorder import OnArrays, OnEvent
+from common.results.rows import RowResult
 
 
 def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from common.hardware import Unsupported, cpu_name, cudnn_version, gpu_libraries
-from common.limits import COPIES_AT_ONCE
-from common.memory import (
+from common.measure.hardware import Unsupported, cpu_name, cudnn_version, gpu_libraries
+from common.measure.limits import COPIES_AT_ONCE
+from common.measure.memory import (
     MemoryReading,
     OutOfMemory,
     bytes_in,
@@ -19,7 +19,7 @@ from common.memory import (
     read_host_memory,
     reset_host_peak,
 )
-from common.timing import seconds_of
+from common.measure.timing import seconds_of
 
 
 def uses_gpu(requested: str, devices: int = 1) -> bool:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from common.config import ModelConfig, Precision
-from common.hardware import TENSOR_CORE_WIDTH
-from common.weights import Weights
+from common.experiment.weights import Weights
+from common.measure.hardware import TENSOR_CORE_WIDTH
 from torch_impl.precision import autocast, variable_dtype
 
 

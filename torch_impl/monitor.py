@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from common.monitor import scalars
-from common.results import RowResult
+from common.process.monitor import scalars
+from common.results.rows import RowResult
 
 
 def write_scalars(row: RowResult, folder: Path) -> None:

@@ -20,10 +20,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.config import RunConfig
-from common.monitor import NONE, Monitors
-from common.recorder import OnArrays, OnEvent
-from common.replicas import STATUSES, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
-from common.results import RowResult, Status
+from common.process.monitor import NONE, Monitors
+from common.process.recorder import OnArrays, OnEvent
+from common.process.replicas import STATUSES, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
+from common.results.rows import RowResult, Status
 from torch_impl.device import uses_gpu
 
 GRACE_S = 2.0  # for replicas that are asked to end, since another has

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch.nn import functional
 
-from common.hardware import Unsupported
+from common.measure.hardware import Unsupported
 from torch_impl.distributed import Replicas, global_loss, mean, sum_gradients
 from torch_impl.model import ConvNet
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale

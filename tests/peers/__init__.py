@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from common.cli.options import Parser, positive_int
 from common.config import PRESETS, DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.hardware import available_cores, has_gpu
-from common.options import Parser, positive_int
+from common.measure.hardware import available_cores, has_gpu
 
 # The precisions that a framework's own switch for mixed precision knows.
 USUAL_PRECISIONS = (Precision.FLOAT32, Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16)

@@ -14,13 +14,13 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from common.cli.options import positive_int
 from common.config import FRAMEWORKS, Precision, RunConfig
-from common.data import draw_data, split_batches
-from common.hardware import Unsupported, require_support
-from common.options import positive_int
-from common.recorder import Recorder
-from common.timing import Timing
-from common.weights import draw_weights
+from common.experiment.data import draw_data, split_batches
+from common.experiment.weights import draw_weights
+from common.measure.hardware import Unsupported, require_support
+from common.measure.timing import Timing
+from common.process.recorder import Recorder
 from tests.peers import make_configs, make_parser, print_line, step_times
 
 PACKAGES = {"tensorflow": "tf_impl", "torch": "torch_impl"}

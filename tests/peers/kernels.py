@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.config import FRAMEWORKS, Precision, RunConfig
-from common.data import draw_data, split_batches
-from common.weights import draw_weights
+from common.experiment.data import draw_data, split_batches
+from common.experiment.weights import draw_weights
 from tests.peers import make_configs, make_parser, print_line
 from tests.peers.bare_loop import MODULES, PACKAGES
 

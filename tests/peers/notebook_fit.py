@@ -15,8 +15,8 @@ import keras
 import tensorflow as tf
 
 from common.config import ModelConfig, RunConfig
-from common.data import draw_data
-from common.hardware import cpu_name
+from common.experiment.data import draw_data
+from common.measure.hardware import cpu_name
 from tests.peers import USUAL_PRECISIONS, make_configs, make_parser, print_line, step_times
 
 JIT = {"auto": "auto", "off": False, "on": True}

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from common.config import ModelConfig, Precision, RunConfig
-from common.data import draw_data
-from common.hardware import cpu_name
+from common.experiment.data import draw_data
+from common.measure.hardware import cpu_name
 from tests.peers import USUAL_PRECISIONS, make_configs, make_parser, print_line, step_times
 
 

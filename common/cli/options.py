@@ -1,0 +1,197 @@
+"""The command line's options, shared by run_parity.py and by `python -m tf_impl` / `python -m torch_impl`.
+
+Every option is checked here, in one line that names the option, before any process is started.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from common.config import (
+    DEVICES,
+    PRESETS,
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    Precision,
+    Preset,
+    RunConfig,
+    TrainConfig,
+)
+from common.measure.hardware import available_cores, has_gpu
+from common.text import printable
+
+LARGEST_INT = 2**53  # results hold no larger number
+
+
+def new_file(text: str) -> Path:
+    """An argument type: a file that can be written, or be made."""
+    path = Path(text)
+    if not path.name or (path.exists() and not path.is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file; give the name of one")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"the folder of {text!r} is not there, or can't be written; make it first")
+    return path
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage, and exit code 2."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def add_experiment_options(parser: Parser) -> None:
+    """What is trained, and where: the options that every way of running a row has in common."""
+    group = parser.add_argument_group("the experiment")
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="the sizes to start from (default: article where there is a GPU, else cpu)",
+    )
+    group.add_argument("--images", type=positive_int, metavar="N", help="number of images")
+    group.add_argument("--image-size", type=positive_int, metavar="N", help="height and width in pixels")
+    batch = group.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=positive_int, metavar="N", help="images in one step, of all replicas")
+    batch.add_argument(
+        "--batch-per-replica",
+        type=positive_int,
+        metavar="N",
+        help="images in one step of each replica, for weak scaling",
+    )
+    group.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
+    group.add_argument("--filters", type=positive_int, metavar="N", help="output channels of each convolution")
+    group.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=TrainConfig.learning_rate,
+        metavar="X",
+        help="Adam's step size (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=natural_int,
+        default=DataConfig.seed,
+        metavar="N",
+        help="seed of the data and of the starting weights (default: %(default)s)",
+    )
+    group.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU where there is one"
+    )
+    group.add_argument(
+        "--collective-timeout",
+        type=waiting_s,
+        default=ExecutionConfig.collective_timeout_s,
+        metavar="S",
+        help="seconds that one replica waits for another (default: %(default)g)",
+    )
+    group.add_argument(
+        "--threads",
+        type=positive_int,
+        default=available_cores(),
+        metavar="N",
+        help="CPU threads in one operation, shared by replicas (default: every core, here %(default)s)",
+    )
+
+
+def resolve_preset(arguments: argparse.Namespace) -> Preset:
+    """The preset that was asked for, or the one that suits the machine, with the sizes given beside it."""
+    preset = PRESETS[arguments.preset or ("cpu" if _resolve_device(arguments) == "cpu" else "article")]
+    names = [entry.name for entry in fields(preset) if entry.name != "precisions"]
+    return replace(preset, **{name: value for name in names if (value := getattr(arguments, name)) is not None})
+
+
+def make_config(
+    parser: Parser,
+    arguments: argparse.Namespace,
+    framework: str,
+    precision: Precision,
+    *,
+    compile: bool,
+    loop: str,
+    devices: int = 1,
+    hosts: int = 1,
+    repeat: int = 0,
+) -> RunConfig:
+    """Build the config of one row; ends the program through the parser where two options don't fit together."""
+    sizes, replicas = resolve_preset(arguments), devices * hosts
+    if arguments.batch_per_replica:
+        sizes = replace(sizes, batch_size=arguments.batch_per_replica * replicas)
+    _require_equal_shares(parser, sizes, loop, replicas)
+    if sizes.image_size < 2:
+        parser.error("argument --image-size: the first convolution is 2x2; give 2 or more")
+    if sizes.batch_size > sizes.images:
+        option, most, on = "--batch-size", sizes.images, ""
+        if arguments.batch_per_replica:
+            option, most, on = "--batch-per-replica", sizes.images // replicas, f" on {replicas} devices"
+        parser.error(f"argument {option}: {sizes.batch_size}{on} is more than there are images; give {most} or less")
+    image_shape = (sizes.image_size, sizes.image_size, 3)
+    return RunConfig(
+        framework=framework,
+        precision=precision,
+        data=DataConfig(sizes.images, image_shape, arguments.seed),
+        model=ModelConfig(image_shape, sizes.filters),
+        train=TrainConfig(sizes.epochs, sizes.batch_size, arguments.learning_rate),
+        execution=ExecutionConfig(
+            _resolve_device(arguments), compile, loop, arguments.threads, devices, hosts, arguments.collective_timeout
+        ),
+        repeat=repeat,
+    )
+
+
+def _require_equal_shares(parser: argparse.ArgumentParser, sizes: Preset, loop: str, replicas: int) -> None:
+    if replicas == 1:
+        return
+    if loop == "fit":
+        parser.error(f"argument --loop: Model.fit trains on one device here, and not on {replicas}; give custom")
+    given = {"--batch-size": sizes.batch_size, "--images": sizes.images}
+    unequal = {option: number for option, number in given.items() if number % replicas}
+    if unequal:
+        option, number = next(iter(unequal.items()))
+        nearest = (f"{each} {max(1, round(count / replicas)) * replicas}" for each, count in unequal.items())
+        parser.error(
+            f"argument {option}: {number} can't be shared equally by {replicas} replicas; give multiples of "
+            f"{replicas}, as {' and '.join(nearest)}"
+        )
+
+
+def _resolve_device(arguments: argparse.Namespace) -> str:
+    return "cpu" if arguments.device == "auto" and not has_gpu() else arguments.device
+
+
+def _number(kind: Callable[[str], float], smallest: float, largest: float, words: str) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not {words}")
+        return value
+
+    return parse
+
+
+def new_folder(text: str) -> Path:
+    """A path at which a folder is, or can be; ArgumentTypeError otherwise."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a folder")
+    path = Path(text)
+    if next(there for there in (path, *path.absolute().parents) if there.exists()).is_dir():
+        return path
+    raise argparse.ArgumentTypeError(f"{text!r:.200} is a file, or lies below one; give a folder")
+
+
+positive_int = _number(int, 1, LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
+natural_int = _number(int, 0, LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")
+repeats_int = _number(int, 1, 1000, "a whole number from 1 to 1000")
+waiting_s = _number(float, 1.0, 1e6, "a number of seconds from 1 to 1000000")
+positive_float = _number(float, math.ulp(0.0), sys.float_info.max, "a number larger than 0")

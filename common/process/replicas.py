@@ -1,0 +1,183 @@
+"""What several replicas share that train on one batch: who takes which part of it, and who keeps the others waiting.
+
+A replica is a copy of the model on a device of its own. Every global batch is cut into equal, contiguous blocks, one a
+replica in the order of their ranks; the gradients of its mean loss are the sums of what the replicas find.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from socket import create_server
+from typing import Any
+
+from common.proof.checks import REPLICAS, Check, compare
+from common.results.rows import Status
+
+# Variables by which torchrun and TensorFlow tell a process of its peers.
+LAUNCHER_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TF_CONFIG"),
+)
+
+
+# By the name of the exception that a replica's process ended with.
+STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "ImportError": Status.IMPORT_ERROR}
+
+
+class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
+    """A replica ended before its time, or keeps the others waiting; the message names its rank."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def block(batch_size: int, replicas: int, rank: int) -> slice:
+    """The part of a batch that the replica of this rank trains on; ValueError where there are no equal parts."""
+    size, rest = divmod(batch_size, replicas)
+    if rest:
+        raise ValueError(f"a batch of {batch_size} can't be cut into {replicas} equal blocks")
+    return slice(rank * size, (rank + 1) * size)
+
+
+def behind(entered: Sequence[int]) -> list[int]:
+    """The ranks that the others wait for: those that have entered the fewest collectives, unless all are level."""
+    return [rank for rank, count in enumerate(entered) if count < max(entered) and count == min(entered)]
+
+
+def check_replicas(fingerprints: Sequence[int]) -> list[Check]:
+    """C7 at the end of a run of several: the weights of every replica are those of the first, bit for bit."""
+    differing = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
+    where = f"final weights of rank {', '.join(map(str, differing))}" if differing else "final weights"
+    return [compare(REPLICAS, len(differing), 0, where)] if len(fingerprints) > 1 else []
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """'rank 1' or 'ranks 1, 3'."""
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def devices_and_hosts(framework: str) -> tuple[int | None, int]:
+    """How many devices of this host, and how many hosts, a launcher has told this process to join.
+
+    PyTorch is told by torchrun's variables. TensorFlow is told of hosts alone, by TF_CONFIG; (None, 1) where nobody
+    has told it anything. ValueError where the variables aren't what the launcher sets.
+    """
+    if framework == "torch" and "RANK" in os.environ:
+        return _torchrun()
+    if framework == "tensorflow" and "TF_CONFIG" in os.environ:
+        return None, len(_tf_config()["cluster"]["worker"])
+    return None, 1
+
+
+def is_chief(framework: str) -> bool:
+    """Whether this process is the one that writes and prints."""
+    if framework == "torch":
+        return os.environ.get("RANK", "0") == "0"
+    return task_index() == 0
+
+
+def task_index() -> int:
+    """Which of TF_CONFIG's workers this process is; 0 without one."""
+    return int(_tf_config()["task"]["index"]) if "TF_CONFIG" in os.environ else 0
+
+
+def tf_configs(devices: int) -> dict[int, str]:
+    """TF_CONFIG for each process of this host, one a device, by rank.
+
+    Where TF_CONFIG names hosts, each of these has its processes at as many successive ports, from its own on.
+    """
+    if "TF_CONFIG" in os.environ:
+        hosts = [worker.rpartition(":") for worker in _tf_config()["cluster"]["worker"]]
+        workers = [f"{host}:{int(port) + number}" for host, _, port in hosts for number in range(devices)]
+        first = task_index() * devices
+    else:
+        workers, first = [f"127.0.0.1:{port}" for port in _free_ports(devices)], 0
+    return {
+        rank: json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
+        for rank in range(first, first + devices)
+    }
+
+
+def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
+    """What to say of a replica that ended before its time; message: the exception's name and words, or ""."""
+    if exit_code == -signal.SIGKILL:
+        return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
+    name, _, words = message.partition(": ")
+    status = STATUSES.get(name, Status.CRASHED)
+    if status is Status.UNSUPPORTED:
+        return ReplicaFailed(status, words)  # which is of the host, whichever of its replicas has found it
+    return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
+
+
+def stuck(entered: Sequence[int], first: int = 0) -> ReplicaFailed:
+    """What to say once a row's time is over, from how many collectives each replica has entered, from rank first on."""
+    slow = [first + number for number in behind(entered)]
+    waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
+    return ReplicaFailed(Status.TIMEOUT, waited)
+
+
+def end_of(exit_code: int) -> str:
+    """The signal, or the exit code, of a process that ended without a word."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {-exit_code} ({names.get(-exit_code, 'a real-time signal')})"
+
+
+def silent(behind: Sequence[int], timeout_s: float) -> str:
+    """Of those that are waited for in vain."""
+    return f"{ranks(behind)} did not answer within {timeout_s:g} s"
+
+
+def one_silent(others: Sequence[int], timeout_s: float) -> str:
+    """Where it is not known which of the others is waited for in vain."""
+    return f"{'one of the ' if len(others) > 1 else ''}{silent(others, timeout_s)}"
+
+
+def _free_ports(number: int) -> Iterator[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as stack:
+        for server in [stack.enter_context(create_server(("127.0.0.1", 0))) for _ in range(number)]:
+            yield server.getsockname()[1]
+
+
+def _torchrun() -> tuple[int, int]:
+    """Processes on this host, and hosts, by torchrun's variables, checked."""
+    found = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    try:
+        rank, processes, on_host = map(int, found.values())
+        if not 0 <= rank < processes or on_host < 1 or processes % on_host or "MASTER_ADDR" not in os.environ:
+            raise ValueError
+    except ValueError:
+        words = ", ".join(f"{name} {value!r:.40}" for name, value in found.items())
+        raise ValueError(
+            f"there are {words}; let torchrun set them, with as many processes on each host, or unset them"
+        ) from None
+    return on_host, processes // on_host
+
+
+def _tf_config() -> dict[str, Any]:
+    """TF_CONFIG, checked."""
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        workers, task = config["cluster"]["worker"], config["task"]
+        is_right = (
+            set(config["cluster"]) == {"worker"}
+            and isinstance(workers, list)
+            and all(worker.rpartition(":")[2].isdecimal() for worker in workers)
+            and len(set(workers)) == len(workers)
+            and task["type"] == "worker"
+            and 0 <= int(task["index"]) < len(workers)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        is_right = False
+    if not is_right:
+        raise ValueError(
+            f"TF_CONFIG is {text!r:.200}; it must be as "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+        )
+    return dict(config)

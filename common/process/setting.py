@@ -1,0 +1,144 @@
+"""What a row's outcome hangs on beside its config: the versions, the device and our own code.
+
+A resumed run takes over the rows whose key is still the same, and runs the others again.
+
+As a program (`python -m common.process.setting tensorflow`) it prints the versions of its interpreter as a line of
+JSON, without importing any framework: they are read from the installed packages.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from common.config import RunConfig
+from common.measure.hardware import cpu_name, driver_version, has_gpu
+from common.measure.nvml import gpu_name
+from common.text import printable
+
+# Distributions that change what a framework computes, or how fast.
+PACKAGES = {
+    "tensorflow": r"tensorflow|tf[-_]nightly|keras|numpy|ml[-_]dtypes|nvidia[-_]",
+    "torch": r"torch|triton|pytorch|numpy|nvidia[-_]",
+}
+MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
+ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
+LONGEST_LINE_BYTES = 2**20
+LONGEST_FACT = 40  # characters that are shown of it
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def installed_versions(framework: str) -> dict[str, str]:
+    """Python's version, and those of the framework's distributions in this interpreter."""
+    found = {name: entry.version for entry in metadata.distributions() if (name := entry.metadata["Name"] or "")}
+    versions = {name: version for name, version in found.items() if re.match(PACKAGES[framework], name, re.IGNORECASE)}
+    return {"python": platform.python_version(), **dict(sorted(versions.items()))}
+
+
+def describe_setting(framework: str, python: str, device: str) -> dict[str, str]:
+    """Everything of one line a fact: the versions of the interpreter `python`, the device, a digest of our code."""
+    return {**_versions_of(python, framework), **_describe_device(device), "code": _code_sha256(framework)}
+
+
+def row_key(config: RunConfig, setting: dict[str, str]) -> str:
+    """Sha256 of the row's config and setting."""
+    return hashlib.sha256(json.dumps([asdict(config), setting], sort_keys=True).encode()).hexdigest()
+
+
+def find_changes(
+    config: RunConfig, setting: dict[str, str], earlier_config: RunConfig, earlier_setting: dict[str, str]
+) -> list[str]:
+    """What of a row's key is no longer as it was, as clauses: 'threads was 16 and is 8'."""
+    return [
+        *_differences(asdict(earlier_config.loss_scale), asdict(config.loss_scale)),
+        *_differences(asdict(earlier_config.execution), asdict(config.execution)),
+        *_differences(earlier_setting, setting),
+    ]
+
+
+def install_command(framework: str, python: str) -> str:
+    """What adds the framework, and NumPy with it, to the interpreter `python`, at the version measured here."""
+    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
+
+
+def extra_command(extra: str, python: str) -> str:
+    """What adds the packages of one of our extras to the interpreter `python`."""
+    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} -e '{_ROOT}[{extra}]'"
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> str:
+    """Which package of an extra this interpreter lacks, and what adds it."""
+    return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    for name in {**now, **before}:
+        was, now_is = (facts.get(name, "not known") for facts in (before, now))
+        if was != now_is:
+            yield f"{_show(name)} was {_show(was)} and is {_show(now_is)}"
+
+
+def _show(fact: object) -> str:
+    return printable(str(fact)[:LONGEST_FACT])
+
+
+def _versions_of(python: str, framework: str) -> dict[str, str]:
+    """What the interpreter says; where it doesn't answer, something that never agrees: its row then says why."""
+    with suppress(OSError, RuntimeError):
+        for line in _lines_of([python, "-m", __name__, framework]):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                return {str(name): str(version) for name, version in json.loads(line)["versions"].items()}
+    return {"unanswered": secrets.token_hex(8)}
+
+
+def _lines_of(command: list[str]) -> Iterator[bytes]:
+    """What a program of a group of its own prints; the group ends with the reading, or when its time is over."""
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        end = partial(_end_group, process)
+        timer = threading.Timer(ANSWER_S, end)
+        try:
+            timer.start()
+            assert process.stdout is not None
+            yield from iter(partial(process.stdout.readline, LONGEST_LINE_BYTES), b"")
+        finally:
+            timer.cancel()
+            end()
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _describe_device(device: str) -> dict[str, str]:
+    if device == "cpu" or not has_gpu():
+        return {"device": cpu_name()}
+    return {"device": gpu_name(), "driver": driver_version()}
+
+
+def _code_sha256(framework: str) -> str:
+    digest = hashlib.sha256()
+    for package in ("common", MODULES[framework]):
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    print(json.dumps({"versions": installed_versions(sys.argv[1])}))

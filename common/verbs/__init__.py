@@ -1,1 +1,0 @@
-"""What run_parity.py does beside running: each verb is a module with main(argv) -> exit code."""

@@ -1,0 +1,160 @@
+"""Does wrong input end in one line that names the option and what would be right, exit code 2, before anything runs?"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import run_parity
+from common.cli.plan import plan
+from common.config import Precision
+from common.results.rows import Results, write_json
+from tests.conftest import run_parity as run_program
+from tests.conftest import run_python
+
+WRONG = [
+    (["--precisions", "half"], "--precisions", "choose from"),
+    (["--preset", "huge"], "--preset", "choose from"),
+    (["--batch-size", "0"], "--batch-size", "a whole number from 1 to 9007199254740992"),
+    (["--batch-size", "2.5"], "--batch-size", "a whole number from 1 to 9007199254740992"),
+    (["--batch-size", "21"], "--batch-size", "give 20 or less"),
+    (["--images", "-3"], "--images", "a whole number from 1 to 9007199254740992"),
+    (["--image-size", "1"], "--image-size", "give 2 or more"),
+    (["--frameworks", "torch", "--loop", "fit"], "--loop", "add tensorflow to --frameworks"),
+    (["--epochs", "many"], "--epochs", "a whole number from 1 to 9007199254740992"),
+    (["--learning-rate", "fast"], "--learning-rate", "a number larger than 0"),
+    (["--learning-rate", "nan"], "--learning-rate", "a number larger than 0"),
+    (["--seed", "-1"], "--seed", "a whole number from 0 to 9007199254740992"),
+    (["--timeout", "0"], "--timeout", "a number larger than 0"),
+    (["--devices", "1", "0"], "--devices", "a whole number from 1 to 9007199254740992"),
+    (
+        ["--devices", "3"],
+        "--batch-size",
+        "8 can't be shared equally by 3 replicas; give multiples of 3, as",
+    ),
+    (["--devices", "3"], "--batch-size", "as --batch-size 9 and --images 21"),
+    (["--devices", "8"], "--images", "20 can't be shared equally by 8 replicas; give multiples of 8, as --images 16"),
+    (
+        ["--devices", "2", "--batch-per-replica", "15"],
+        "--batch-per-replica",
+        "30 on 2 devices is more than there are images; give 10 or less",
+    ),
+    (["--devices", "2", "--loop", "fit"], "--loop", "give custom"),
+    (
+        ["--batch-size", "8", "--batch-per-replica", "4"],
+        "--batch-per-replica",
+        "not allowed with argument --batch-size",
+    ),
+    (["--collective-timeout", "0"], "--collective-timeout", "a number of seconds from 1 to 1000000"),
+    (["--collective-timeout", "1e300"], "--collective-timeout", "a number of seconds from 1 to 1000000"),
+    (["--repeats", "0"], "--repeats", "a whole number from 1 to 1000"),
+    (["--tf-python", "/nowhere/python"], "--tf-python", "give the path of a Python interpreter"),
+    (["--format", "word"], "--format", "choose from"),
+    (["--output", __file__], "--output", "give a folder"),
+    (["--output", f"{__file__}/below"], "--output", "give a folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "option", "right"), WRONG, ids=[" ".join(words)[:40] for words, *_ in WRONG])
+def test_wrong_input(
+    arguments: list[str],
+    option: str,
+    right: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run_parity, "run_experiment", lambda *_: pytest.fail("the run was begun"))
+    output = [] if "--output" in arguments else ["--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stopped:
+        run_parity.main(["--preset", "smoke", *output, *arguments])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert option in line
+    assert right in line
+
+
+def test_from_outside() -> None:
+    process = run_program("--batch-size", "0")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert (
+        process.stderr == "run_parity.py: argument --batch-size: '0' is not a whole number from 1 to 9007199254740992\n"
+    )
+
+
+@pytest.mark.parametrize("module", ["tf_impl", "torch_impl"])
+def test_alone_it_is_the_same(module: str) -> None:
+    process = run_python("-m", module, "--precision", "half")
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"python -m {module}: argument --precision: invalid choice: 'half'")
+
+
+def test_results_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "results.json", Results([], {}))
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run_parity.main(["--output", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "already holds results" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_resume_refuses_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"rows": 1}))
+    with pytest.raises(SystemExit) as stopped:
+        run_parity.main(["--output", str(tmp_path), "--resume"])
+    assert stopped.value.code == 2
+    assert "argument --resume" in capsys.readouterr().err
+
+
+def row_ids(*arguments: str) -> list[str]:
+    parser = run_parity.make_parser()
+    return [config.row_id for config in plan(parser, parser.parse_args(["--preset", "smoke", *arguments]))]
+
+
+def test_every_row_of_both() -> None:
+    rows = row_ids("--precisions", "float32", "--compile", "both", "--loop", "both")
+    assert rows == [
+        "tensorflow-float32-custom-compile-off-r0",
+        "tensorflow-float32-fit-compile-off-r0",
+        "tensorflow-float32-custom-compile-on-r0",
+        "tensorflow-float32-fit-compile-on-r0",
+        "torch-float32-custom-compile-off-r0",
+        "torch-float32-custom-compile-on-r0",
+    ]
+
+
+def test_repeats_are_rows() -> None:
+    assert row_ids("--frameworks", "torch", "--precisions", "float32", "--repeats", "2") == [
+        "torch-float32-custom-compile-off-r0",
+        "torch-float32-custom-compile-off-r1",
+    ]
+
+
+def test_the_cpu_preset_has_every_precision() -> None:
+    parser = run_parity.make_parser()
+    configs = plan(parser, parser.parse_args(["--preset", "cpu"]))
+    assert {config.precision for config in configs} == set(Precision)
+
+
+def test_a_size_given_replaces_the_presets() -> None:
+    parser = run_parity.make_parser()
+    config, *_ = plan(parser, parser.parse_args(["--preset", "smoke", "--filters", "4", "--epochs", "7"]))
+    assert (config.model.filters, config.train.epochs, config.train.batch_size) == (4, 7, 8)
+
+
+def test_resume_needs_the_output_that_it_goes_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_parity.main(["--resume"])
+    assert stopped.value.code == 2
+    assert "give the --output whose rows are to be kept" in capsys.readouterr().err
+
+
+def test_a_python_without_our_packages_says_what_to_do(tmp_path: Path) -> None:
+    process = run_python("-S", "run_parity.py", env={**os.environ, "PYTHONPATH": ""})
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("run_parity.py: this Python has no ")
+    assert "take .venv/bin/python, or: " in line

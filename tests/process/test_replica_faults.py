@@ -1,0 +1,353 @@
+"""What becomes of a row when one of its replicas raises, is killed or hangs? It ends, and its status names the rank.
+
+A row has two replicas, each a process, of which the second comes to grief in its third step (in TensorFlow, where
+many are one call, while that is traced). On two hosts TensorFlow has a process on each, which nobody looks after.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.process import launch as launch_module
+from common.process.launch import launch_row
+from common.process.replicas import failure_of
+from common.results.rows import RowResult, Status
+from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
+from tests.fakes import patched_worker, wait_until
+
+SHAPE = (12, 12, 3)
+FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]
+HANG = "time.sleep(600)"
+DEAF_HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"
+
+RANK = """
+import json
+def rank():
+    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+"""
+
+IN_THE_THIRD_STEP = """
+compiled, calls = run.compiled, []
+def compiled_with_a_fault(*arguments):
+    step = compiled(*arguments)
+    def faulty(*batch):
+        calls.append(batch)
+        if rank() == 1 and len(calls) == 3:
+            open({reached!r}, "w").close()
+            {fault}
+        return step(*batch)
+    return faulty
+run.compiled = compiled_with_a_fault
+"""
+
+BEFORE_THE_MODEL = """
+replicated = run.replicated
+def replicated_with_a_fault(*arguments):
+    if rank() == 1:
+        open({reached!r}, "w").close()
+        {fault}
+    return replicated(*arguments)
+run.replicated = replicated_with_a_fault
+"""
+
+PATIENT = """
+import tensorflow as tf
+limited = tf.distribute.experimental.CommunicationOptions
+tf.distribute.experimental.CommunicationOptions = lambda timeout_seconds=None, **options: limited(**options)
+"""
+
+
+def train(
+    folder: Path,
+    framework: str,
+    fault: str,
+    collective_s: float = 60,
+    where: str = IN_THE_THIRD_STEP,
+    further: str = "",
+) -> RowResult:
+    """The row of two replicas of which the second does `fault`, patched further; no process of it is left."""
+    config = RunConfig(
+        framework,
+        Precision.FLOAT32,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=4),
+        TrainConfig(epochs=2, batch_size=4),
+        execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
+    )
+    reached = folder / "reached"
+    python = patched_worker(folder, RANK + where.format(fault=fault, reached=str(reached)) + further)
+    mark = f"row-of-{folder.name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARK", mark)
+        row = launch_row(config, python, folder / "rows" / "row", 60, lambda event: None)
+    assert reached.exists()
+    assert left_of(mark) == []
+    return row
+
+
+def left_of(mark: str) -> list[str]:
+    """The pids of processes that were started with the mark in their environment, and have not ended."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    ("fault", "status", "detail"),
+    [
+        ("raise RuntimeError('no more')", Status.CRASHED, "rank 1: RuntimeError: no more"),
+        ("os.kill(os.getpid(), 9)", Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        ("os._exit(3)", Status.CRASHED, "rank 1: exit code 3"),
+        ("raise run.OutOfMemory(5, 4, 3)", Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
+    ],
+    ids=["raises", "killed", "exits", "out of memory"],
+)
+def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: str, tmp_path: Path) -> None:
+    row = train(
+        tmp_path, framework, fault.replace("run.OutOfMemory", "__import__('common.measure.memory').memory.OutOfMemory")
+    )
+    assert (row.status, row.detail) == (status, detail)
+
+
+def test_what_a_host_lacks_is_no_replicas_fault() -> None:
+    """As PyTorch's launcher says it, before it starts any."""
+    failed = failure_of(1, 1, "Unsupported: TensorFlow finds 2 of 4 GPUs; give --devices fewer")
+    assert (failed.status, str(failed)) == (Status.UNSUPPORTED, "TensorFlow finds 2 of 4 GPUs; give --devices fewer")
+
+
+SLOW_END = """
+import atexit
+@atexit.register
+def end_late():
+    if os.environ.get("RANK") == "0" or '"index": 0' in os.environ.get("TF_CONFIG", ""):
+        open({late!r}, "w").close()
+        time.sleep(3)
+"""
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
+    config = RunConfig(
+        framework,
+        Precision.FLOAT32,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=4),
+        TrainConfig(epochs=2, batch_size=4),
+        execution=ExecutionConfig("cpu", threads=2, devices=2),
+    )
+    late = tmp_path / "late"
+    python = patched_worker(tmp_path, SLOW_END.format(late=str(late)))
+    row = launch_row(config, python, tmp_path / "rows" / "row", 60, lambda event: None)
+    assert late.exists()
+    assert (row.status, row.detail) == (Status.OK, "")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
+def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, fault, collective_s=4)
+    assert row.status is Status.CRASHED
+    said = {"torch": "RuntimeError", "tensorflow": "Collective"}[framework]
+    assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, HANG, collective_s=4, where=BEFORE_THE_MODEL)
+    assert row.status is Status.CRASHED
+    assert row.detail.startswith("rank 1 did not answer within 4 s; rank 0, which waited, ended with ")
+
+
+@needs_torch
+def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
+    from torch_impl.processes import _find_cause
+
+    message = {"message": "OutOfMemory: 5 bytes were asked for, 4 were free", "extraInfo": {}}
+    failure = SimpleNamespace(exitcode=1, message=message)
+    failed = _find_cause(0, failure, [5, 4], 300)  # type: ignore[arg-type]
+    assert (failed.status, str(failed)) == (Status.OOM, f"rank 0: {message['message']}")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "blamed"),
+    [([], "rank 0"), ([2], "rank 2"), ([2, 3], "one of the ranks 2, 3")],
+    ids=["one host", "one more", "two more"],
+)
+@needs_tensorflow
+def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], blamed: str) -> None:
+    """Rank 1 ended first, and blames rank 0, which waited too."""
+    from tf_impl.processes import _Ended, _find_cause
+
+    said = "did not answer within 3 s: Collective ops is aborted"
+    failed = {rank: _Ended(message=f"ReplicaFailed: rank {1 - rank} {said}", waited=True) for rank in (1, 0)}
+    assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {said}"
+
+
+@needs_tensorflow
+def test_a_rank_that_the_devices_alone_wait_for(tmp_path: Path) -> None:
+    """As on GPUs, where TensorFlow gives up on no sum: with its time limit taken away."""
+    row = train(tmp_path, "tensorflow", HANG, collective_s=4, further=PATIENT)
+    assert (row.status, row.detail) == (Status.CRASHED, "rank 1 did not answer within 4 s")
+
+
+@pytest.fixture
+def deadline_at_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a row is over a second after its fault, however long its start takes on this machine."""
+
+    @contextmanager
+    def deadline(timeout_s: float, expired: threading.Event, end: Callable[[], None]) -> Iterator[None]:
+        def expire() -> None:
+            wait_until((tmp_path / "reached").exists, within_s=timeout_s)
+            time.sleep(1)
+            expired.set()
+            end()
+
+        threading.Thread(target=expire, daemon=True).start()
+        yield
+
+    monkeypatch.setattr(launch_module, "_deadline", deadline)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.usefixtures("deadline_at_the_fault")
+def test_a_rank_that_hangs_until_the_deadline(framework: str, tmp_path: Path) -> None:
+    row = train(tmp_path, framework, DEAF_HANG)
+    words = "ended after 60 s: rank 1 did not answer; --timeout allows more"
+    assert (row.status, row.detail) == (Status.TIMEOUT, words)
+
+
+FIRST_CRASHES = """
+import threading
+def crash_while_waiting():
+    while not os.path.exists({reached!r}):
+        time.sleep(0.1)
+    time.sleep(4)
+    if rank() == 0:
+        os.kill(os.getpid(), signal.SIGSEGV)
+if __name__ == "__mp_main__":
+    threading.Thread(target=crash_while_waiting, daemon=True).start()
+"""
+
+
+@needs_tensorflow
+def test_a_rank_that_crashes_while_it_waits(tmp_path: Path) -> None:
+    """As TensorFlow does in one of some twenty times when it gives up waiting."""
+    row = train(tmp_path, "tensorflow", HANG, further=FIRST_CRASHES.format(reached=str(tmp_path / "reached")))
+    words = "rank 1 did not answer within 60 s; rank 0, which waited, ended with signal 11 (SIGSEGV)"
+    assert (row.status, row.detail) == (Status.CRASHED, words)
+
+
+@contextmanager
+def two_hosts(*options: str) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Two processes of TensorFlow that take this machine for two; both have ended an epoch."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(2):
+        tf_config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tf_impl", "--preset", "smoke", "--device", "cpu", *options],
+                env={**os.environ, "TF_CONFIG": json.dumps(tf_config)},
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    try:
+        assert processes[0].stdout
+        assert processes[0].stdout.readline().startswith("Epoch 1/")
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["is killed", "is stopped"])
+def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
+    with two_hosts("--epochs", "100000", "--collective-timeout", "3") as (first, second):
+        second.send_signal(number)
+        printed, _ = first.communicate(timeout=60)
+    assert first.returncode == 3
+    assert re.search(r"^crashed: rank 1 did not answer within 3 s: Collective", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Graph execution error:\n\nDetected at node CollectiveReduceV2 defined at (most recent call last):\n"
+        '  File "a.py", line 1, in a\n\n  File "b.py", line 2, in b\n\nCollective has timed out.\n\t [[{{node a}}]]',
+        "Graph execution error:\n\nDetected at node a defined at (most recent call last):\n"
+        "<stack traces unavailable>\nCollective has timed out.\n\t [[{{node a}}]]",
+        "{{function_node __wrapped__CollectiveReduceV2}} Collective has timed out. [Op:CollectiveReduceV2]",
+    ],
+    ids=["with its stack", "without", "of one operation"],
+)
+@needs_tensorflow
+def test_what_tensorflow_says_follows_where(message: str) -> None:
+    from tf_impl.distributed import _name_silent
+
+    said = _name_silent(message, ExecutionConfig("cpu", devices=2, collective_timeout_s=3))
+    assert said.startswith("rank 1 did not answer within 3 s: Collective has timed out.")
+
+
+@needs_tensorflow
+def test_the_chief_alone_writes(tmp_path: Path) -> None:
+    with two_hosts("--result", str(tmp_path / "result.json")) as (first, second):
+        printed, other = (process.communicate(timeout=60)[0] for process in (first, second))
+    assert "Time to complete" in printed
+    assert other == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "result.json"]
+    row = json.loads((tmp_path / "result.json").read_text())
+    assert (row["replicas"]["hosts"], row["replicas"]["backend"]) == (2, "ring")
+
+
+@needs_torch
+def test_torchrun_starts_it_too(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--virtual-local-rank"]
+    options = ["--preset", "smoke", "--device", "cpu", "--result", str(tmp_path / "result.json")]
+    process = run_python(*torchrun, "-m", "torch_impl", *options)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("Epoch 1/3") == process.stdout.count("Time to complete") == 1
+    row = json.loads((tmp_path / "result.json").read_text())
+    assert (row["replicas"]["replicas"], row["replicas"]["backend"]) == (2, "gloo")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--batch-size", "9"],
+            "--batch-size: 9 can't be shared equally by 2 replicas; give multiples of 2, as --batch-size 8",
+        ),
+        (["--images", "21"], "--images: 21 can't be shared equally by 2 replicas; give multiples of 2, as --images 20"),
+        (["--loop", "fit"], "--loop: Model.fit trains on one device here, and not on 2; give custom"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(options: list[str], message: str) -> None:
+    process = run_parity("--preset", "smoke", "--device", "cpu", "--devices", "2", *options)
+    assert (process.returncode, process.stderr) == (2, f"run_parity.py: argument {message}\n")
+    assert process.stdout == ""

@@ -1,0 +1,267 @@
+"""Is the run itself held to float64, and does each check see the mistake that it is for?
+
+The rows here need no framework: NumPy's own run stands in for one, so each planted mistake is all that differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config import (
+    DataConfig,
+    ExecutionConfig,
+    LossScaleConfig,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)  # fmt: skip
+from common.experiment.data import draw_data, split_batches
+from common.experiment.weights import Weights, draw_weights
+from common.proof import runs as agreement
+from common.proof.checks import Check, check_case, rules_of_worker
+from common.proof.probe import draw_cases
+from common.proof.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
+from common.proof.runs import certainty, check_pairs, check_run, complete_checks, follow_scale
+from common.results.rows import Arrays, Environment, RowResult, Status, Training, make_row
+
+SHAPE, SEED = (6, 7, 3), 12
+
+
+def train(framework: str, precision: str, scale: float = 2.0**15, **settings: Any) -> tuple[RowResult, Arrays]:
+    """A row as NumPy's emulator would have trained it: 10 images in batches of 4, so three steps an epoch."""
+    config = RunConfig(
+        framework,
+        Precision(precision),
+        DataConfig(10, SHAPE, SEED),
+        ModelConfig(SHAPE, filters=8),
+        TrainConfig(**{"epochs": 3, "batch_size": 4, **settings}),
+        LossScaleConfig(scale, growth_interval=4),
+        ExecutionConfig("cpu", threads=1),
+    )
+    weights, batches = draw_weights(config.model, SEED), split_batches(*draw_data(config.data), 4)
+    rounding = ROUNDINGS[config.precision]
+    steps, end = train_steps(weights, batches, config.train, config.loss_scale, config.precision, rounding)
+    loss = [step.loss for step in steps]
+    labels = [labels for _, labels in batches] * config.train.epochs
+    correct = [binary_accuracy(y, step.logits) for step, y in zip(steps, labels, strict=True)]
+    training = Training(
+        loss=[*loss],
+        epoch_loss=epoch_means(loss),
+        epoch_accuracy=epoch_means(correct),
+        loss_scale=[step.loss_scale for step in steps],
+        skipped_steps=[i for i, t in enumerate(np.diff([s.applied_steps for s in steps], prepend=0)) if not t],
+        data_sha256="",
+        initial_weights_sha256="",
+    )
+    _, _, gradients = loss_and_gradients(weights, *batches[0], rounding, 1024.0)
+    environment = Environment("", "", "", "", {"kind": "gpu", "compute_capability": "9.0"})
+    made = [Check(rule.name, 0.0, 1.0, True, "") for rule in rules_of_worker(config)]
+    row = make_row(config, Status.OK, training=training, environment=environment, checks=made)
+    return row, Arrays(gradients, end)
+
+
+def epoch_means(values: list[float]) -> list[float | None]:
+    return [float(np.average(values[first : first + 3], weights=[4, 4, 2])) for first in range(0, len(values), 3)]
+
+
+def checks_of(row: RowResult, arrays: Arrays) -> dict[str, float]:
+    """The worst fraction of each check, by name."""
+    (complete,) = complete_checks([row], lambda row: arrays)
+    return worst([check for check in complete.checks if check.name.startswith("C6") or not check.passed])
+
+
+def worst(checks: list[Check]) -> dict[str, float]:
+    return {name: max(c.fraction for c in checks if c.name == name) for name in {c.name for c in checks}}
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
+def test_the_right_run_passes(precision: str) -> None:
+    fractions = checks_of(*train("torch", precision))
+    if precision.startswith("mixed"):
+        assert fractions.pop("C6 precision") <= 0.34
+    assert set(fractions) == {
+        "C6 first gradient", "C6 loss curve", "C6 update", "C6 accuracy", "C6 epoch loss", "C6 scale trace", "C6 skips",
+    }  # fmt: skip
+    assert max(fractions.values()) <= 0.34  # the emulator itself makes 1 E0 of the 3 allowed
+
+
+def changed_training(**changes: Callable[[list[Any]], list[Any]]) -> Callable[..., tuple[RowResult, Arrays]]:
+    def plant(row: RowResult, arrays: Arrays) -> tuple[RowResult, Arrays]:
+        assert row.training
+        changed = {name: change(getattr(row.training, name)) for name, change in changes.items()}
+        return replace(row, training=replace(row.training, **changed)), arrays
+
+    return plant
+
+
+def scaled(factor: float, weights: Weights) -> Weights:
+    return {name: factor * array for name, array in weights.items()}
+
+
+MISTAKES = {
+    "epochs average over batches, not over samples": (
+        changed_training(epoch_loss=lambda values: [values[0] * 1.001, *values[1:]]), "C6 epoch loss",
+    ),
+    "a check that was not made": (
+        lambda row, arrays: (replace(row, checks=[c for c in row.checks if c.name != "C2 gradient"]), arrays),
+        "C7 presence",
+    ),
+    "float32 under a label of float16": (
+        lambda row, arrays: (row, train("torch", "float32")[1]),
+        "C6 precision",
+    ),
+    "one sample counted on the wrong side": (
+        changed_training(epoch_accuracy=lambda values: [values[0] - 0.1, *values[1:]]), "C6 accuracy",
+    ),
+    "batches in another order": (changed_training(loss=lambda loss: loss[::-1]), "C6 loss curve"),
+    "one loss a hundredth off": (changed_training(loss=lambda loss: [*loss[:-1], 1.01 * loss[-1]]), "C6 loss curve"),
+    "a scale that does not halve": (
+        changed_training(loss_scale=lambda scale: scale[:1] * len(scale)), "C6 scale trace",
+    ),
+    "steps skipped for no reason": (changed_training(skipped_steps=lambda steps: [*steps, 7, 8]), "C6 skips"),
+    "one overflow not skipped": (changed_training(skipped_steps=lambda steps: steps[1:]), "C6 skips"),
+    "final weights of another run": (
+        lambda row, arrays: (row, arrays._replace(final_weights=scaled(1.01, arrays.final_weights))),
+        "C6 update",
+    ),
+    "gradients of another batch": (
+        lambda row, arrays: (row, arrays._replace(first_gradients=scaled(1.1, arrays.first_gradients))),
+        "C6 first gradient",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "caught_by"), MISTAKES.values(), ids=MISTAKES)
+def test_the_mistake_is_caught(plant: Callable[..., tuple[RowResult, Arrays]], caught_by: str) -> None:
+    """In float16 from a scale of 2**22, which overflows until it has halved often enough."""
+    right = train("torch", "mixed_float16", scale=2.0**22)
+    assert right[0].training
+    assert 0 < len(right[0].training.skipped_steps) < 7
+    assert checks_of(*right).get(caught_by, 0.0) <= 0.34
+    assert checks_of(*plant(*right))[caught_by] > 1.5
+
+
+def test_labels_that_balance_excuse_no_bias() -> None:
+    """Of confidently wrong samples float16 holds every term, so 4 u is too far off, however much the terms cancel."""
+    config = train("torch", "mixed_float16")[0].config
+    case = next(case for case in draw_cases() if case.name == "wrong")
+    right = loss_and_gradients(case.weights, case.images, case.labels, ROUNDINGS[config.precision], 1024.0)
+    for off, caught in ((0.0, []), (2.0**-9, ["wrong, dense/bias"])):
+        bias = right.gradients["dense/bias"] * (1 + off)
+        actual = right._replace(gradients={**right.gradients, "dense/bias": bias})
+        assert [check.where for check in check_case(config, case, 1024.0, actual) if not check.passed] == caught
+
+
+def test_a_learning_rate_of_one_frameworks_own_is_seen_by_the_pair() -> None:
+    rows = {name: train(name, "float32") for name in ("tensorflow", "torch")}
+    _, other = train("torch", "float32", learning_rate=1.01e-3)
+    mistaken = {"tensorflow": rows["tensorflow"][1], "torch": other}
+    checks = check_pairs([row for row, _ in rows.values()], lambda row: mistaken[row.framework])
+    assert worst(checks["float32", False])["C8 update"] > 1.5
+
+
+@pytest.mark.parametrize(("fourth", "passed"), [(1.0, True), (1.5, False)])
+def test_a_run_whose_loss_is_lost_is_compared_until_then(fourth: float, passed: bool) -> None:
+    """What comes before still has to be right."""
+    row, arrays = train("torch", "float32")
+    assert row.training
+    first = [loss or 0.0 for loss in row.training.loss[:4]]
+    loss = [*first[:3], fourth * first[3], *[None] * 5]
+    diverged = replace(row, status=Status.NONFINITE, training=replace(row.training, loss=loss))
+    curve = next(check for check in check_run(diverged, arrays, [diverged]) if check.name == "C6 loss curve")
+    assert curve.where == "4 of 9 steps, then a loss that is not finite"
+    assert curve.passed is passed
+
+
+def test_a_run_that_is_right_to_overflow_passes_until_then() -> None:
+    """A learning rate of 1e200: the loss leaves float64 as well."""
+    row, arrays = train("torch", "mixed_bfloat16", learning_rate=1e200)
+    (complete,) = complete_checks([row], lambda row: arrays)
+    assert next(check for check in complete.checks if check.name == "C6 loss curve").passed
+
+
+def test_a_pair_is_of_the_same_experiment() -> None:
+    rows = [train("tensorflow", "float32"), train("torch", "float32", epochs=4)]
+    assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
+
+
+@pytest.mark.parametrize(("epoch", "samples", "passed"), [(0, 1, True), (0, 2, False), (1, 1, False)])
+def test_a_sample_whose_logit_is_2_e0_may_be_on_either_side(epoch: int, samples: int, passed: bool) -> None:
+    """In bfloat16 there is one such in the first epoch, and none in the second; a sample is a tenth of the images."""
+    row, arrays = train("torch", "mixed_bfloat16")
+    assert row.training
+    accuracy = [value or 0.0 for value in row.training.epoch_accuracy]
+    accuracy[epoch] -= samples / 10
+    row = replace(row, training=replace(row.training, epoch_accuracy=[*accuracy]))
+    assert (checks_of(row, arrays)["C6 accuracy"] <= 1) == passed
+
+
+def test_a_logit_whose_own_roundings_cancel_is_as_doubtful_as_its_epoch() -> None:
+    """E0 is the rms of 0.06, 0 and 0.06, about 0.05; the second is exact here, and 0.02 from 0."""
+    logits, rounded = np.array([[1.0], [0.02], [-1.0]]), np.array([[1.06], [0.02], [-0.94]])
+    assert np.round(certainty(logits, rounded), 1).ravel().tolist() == [20.4, 0.4, 20.4]
+
+
+def test_a_run_that_diverges_is_compared_until_then() -> None:
+    """A learning rate of 1 throws the loss from side to side, until roundings decide what it is."""
+    row, arrays = train("torch", "mixed_bfloat16", learning_rate=1.0, epochs=20)
+    (complete,) = complete_checks([row], lambda row: arrays)
+    curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+    assert curve.passed
+    assert curve.where.endswith("of 60 steps, then chaos")
+    assert "C6 update" not in {check.name for check in complete.checks}
+
+
+def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    keras_rate = 1e-3 * (1 - 6.4e-6)
+    exact = [train("tensorflow", "float64", learning_rate=keras_rate), train("torch", "float64")]
+    exact = [(replace(row, config=replace(row.config, train=exact[1][0].config.train)), a) for row, a in exact]
+    right, wrong = train("torch", "mixed_bfloat16"), train("torch", "mixed_bfloat16", learning_rate=1.3e-3)
+    wrong = (replace(wrong[0], config=right[0].config), wrong[1])
+    for (row, arrays), within in ((right, True), (wrong, False)):
+        rows = [other for other, _ in exact] + [row]
+        complete = complete_checks(rows, lambda row, arrays=arrays: arrays)[-1]
+        curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+        assert (curve.where, curve.passed) == ("all 9 steps", within)
+
+
+def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only to the other framework's, over the first update; a batch in the wrong place shows there."""
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    (mine, arrays), (other, _) = train("tensorflow", "float64"), train("torch", "float64")
+    assert mine.training
+    wrong = replace(mine, training=replace(mine.training, loss=mine.training.loss[::-1]))
+    for row, within in ((mine, True), (wrong, False)):
+        rows = complete_checks([row, other], lambda row: arrays)
+        assert "C6 loss curve" not in {check.name for check in rows[0].checks}
+        checks = check_pairs(rows, lambda row: arrays)["float64", False]
+        assert next(check.passed for check in checks if check.name == "C8 loss curve") == within
+
+
+def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    assert "C6 loss curve" not in checks_of(*train("torch", "float32"))
+
+
+def test_checks_of_an_earlier_look_are_replaced() -> None:
+    row, arrays = train("torch", "float32")
+    once = complete_checks([row], lambda row: arrays)
+    assert complete_checks(once, lambda row: arrays) == once
+
+
+@pytest.mark.parametrize(
+    ("skipped", "trace"),
+    [
+        ([], [1024, 1024, 1024, 1024, 2048, 2048]),  # grows after four finite steps
+        ([0, 1], [1024, 512, 256, 256, 256, 256]),
+        ([4], [1024, 1024, 1024, 1024, 2048, 1024]),  # halves what it had just doubled
+    ],
+)
+def test_the_scale_follows_from_the_skips(skipped: list[int], trace: list[float]) -> None:
+    config, _ = train("torch", "mixed_float16", scale=1024)
+    assert follow_scale(config.config, skipped, 5) == trace
