@@ -23,13 +23,13 @@ from pathlib import Path
 try:
     from common.cli import compare, env, max_batch, report, sweep
     from common.cli.exit_codes import EXIT_SOME_FAILED, exit_code
-    from common.cli.options import Parser, add_experiment_options, repeats_int
+    from common.cli.options import Parser, add_experiment_options, add_monitor_options, repeats_int
     from common.cli.plan import add_row_options, add_run_options, plan
     from common.config import RunConfig
     from common.process.interrupts import Interrupts
-    from common.process.monitor import Monitors, add_monitor_options, launch_monitored
+    from common.process.monitor import Monitors
     from common.process.progress import reporting
-    from common.process.runner import run_experiment
+    from common.process.runner import launch_monitored, run_experiment
     from common.results.rows import Status
     from common.results.store import Store, StoreError
     from common.show.table import tables

@@ -50,3 +50,6 @@ def show(text: str) -> bool:
         say(f"the tables can't be printed: {error.strerror}")
         return False
     return True
+
+
+LONGEST_FACT = 40  # characters that are shown of it

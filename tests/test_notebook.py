@@ -21,7 +21,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from common.results.rows import Results, read_json
+from common.results.coding import read_json
+from common.results.rows import Results
 from common.show.table import parity_table, speed_table
 from tests.conftest import ROOT, needs_both
 

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from common.config import ExecutionConfig, Precision
-from common.experiment.data import short_fingerprint
-from common.process.replicas import ReplicaFailed, block, one_silent, silent, task_index
+from common.experiment.data import block, short_fingerprint
+from common.process.replicas import ReplicaFailed, one_silent, silent, task_index
 from common.results.rows import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights

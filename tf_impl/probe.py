@@ -6,9 +6,10 @@ import numpy as np
 
 from common.config import RunConfig
 from common.experiment.weights import Weights
-from common.proof.checks import Check, check_case, check_probabilities, check_updates
+from common.proof.checks import check_case, check_probabilities, check_updates
 from common.proof.probe import PROBE_LOSS_SCALE, PROBE_MODEL, Case, Updates, draw_cases, draw_updates
 from common.proof.reference import Evaluation
+from common.results.check import Check
 from tf_impl.device import to_device
 from tf_impl.distributed import Replicas, alone, gather, mean, shard
 from tf_impl.model import ConvNet, build_model, export_gradients, export_weights, load_gradients, load_weights

@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from common.config import ExecutionConfig, Precision
-from common.experiment.data import short_fingerprint
-from common.process.replicas import block
+from common.experiment.data import block, short_fingerprint
 from torch_impl.device import memory_stats, reset_peak_memory, to_device
 from torch_impl.model import ConvNet, export_weights
 from torch_impl.optimizer import Optimizer

@@ -14,9 +14,9 @@ from common.measure.limits import find_limits, measure_ceilings
 from common.process.manifest import describe_environment, describe_fixed_choices
 from common.process.monitor import NONE, TRACED_STEPS, Monitors, attempt, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
-from common.process.replicas import check_replicas
-from common.proof.checks import check_start
-from common.proof.probe import Case, PrecisionProbe, is_label_true, label_cases, see_precision
+from common.proof.checks import check_replicas, check_start
+from common.proof.probe import Case, is_label_true, label_cases, see_precision
+from common.results.check import PrecisionProbe
 from common.results.rows import Arrays, RowResult, Status, describe_replicas, make_row
 from torch_impl.device import (
     copy_seconds,

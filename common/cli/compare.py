@@ -15,6 +15,7 @@ from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.cli.options import Parser, positive_float
 from common.config import Mode, any_experiment_difference
 from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
+from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
 from common.show.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
@@ -103,13 +104,18 @@ def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
 def lost(old: Results, new: Results) -> list[str]:
     """The checks of two rows together that have passed in OLD and fail in NEW."""
     passed = {
-        (entry.precision, entry.compile, check.name) for entry in old.parity for check in entry.of_pairs if check.passed
+        (entry.precision, entry.compile, check.name)
+        for entry in old.parity
+        for check in pair_checks(entry)
+        if check.passed
     }
     return failures(
         [
             replace(
                 entry,
-                checks=[check for check in entry.of_pairs if (entry.precision, entry.compile, check.name) in passed],
+                checks=[
+                    check for check in pair_checks(entry) if (entry.precision, entry.compile, check.name) in passed
+                ],
             )
             for entry in new.parity
         ]

@@ -17,9 +17,9 @@ from common.cli.options import Parser
 from common.cli.plan import add_interpreters
 from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunConfig
 from common.measure.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
+from common.process.install import extra_command
 from common.process.interrupts import Interrupts
 from common.process.launch import launch_row
-from common.process.setting import extra_command
 from common.results.rows import RowResult, Status
 from common.show.table import draw_table, log_tails, manifest_table
 from common.text import printable, show

@@ -25,9 +25,10 @@ from common.config import Precision, RunConfig
 from common.measure.footprint import largest_single_batch
 from common.measure.nvml import free_gpu_memory
 from common.process.interrupts import Interrupts
-from common.process.launch import arrays_file, launch_undisturbed
+from common.process.launch import launch_undisturbed
+from common.results.coding import arrays_file, read_json, write_json
 from common.results.files import require_folder
-from common.results.rows import RowResult, Status, read_json, write_json
+from common.results.rows import RowResult, Status
 from common.results.store import Store, StoreError
 from common.show.drawing import draw
 from common.show.lines import NOTHING

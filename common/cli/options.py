@@ -7,6 +7,7 @@ import argparse
 import math
 import os
 import sys
+from argparse import ArgumentParser, _ArgumentGroup
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.config import (
     TrainConfig,
 )
 from common.measure.hardware import available_cores, has_gpu
+from common.process.monitor import TRACED_STEPS
 from common.text import printable
 
 LARGEST_INT = 2**53  # results hold no larger number
@@ -195,3 +197,19 @@ natural_int = _number(int, 0, LARGEST_INT, f"a whole number from 0 to {LARGEST_I
 repeats_int = _number(int, 1, 1000, "a whole number from 1 to 1000")
 waiting_s = _number(float, 1.0, 1e6, "a number of seconds from 1 to 1000000")
 positive_float = _number(float, math.ulp(0.0), sys.float_info.max, "a number larger than 0")
+
+
+def add_monitor_options(parser: ArgumentParser | _ArgumentGroup) -> None:
+    """The options of a run and of a single row."""
+    parser.add_argument(
+        "--tensorboard",
+        type=new_folder,
+        metavar="DIR",
+        help="write loss, accuracy, loss scale and step time for TensorBoard",
+    )
+    parser.add_argument(
+        "--trace",
+        type=new_folder,
+        metavar="DIR",
+        help=f"profile {TRACED_STEPS} steps more, after those that are measured",
+    )

@@ -11,8 +11,8 @@ from tabulate import tabulate_formats
 
 from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.cli.options import Parser
+from common.process.install import missing
 from common.process.interrupts import Interrupts
-from common.process.setting import missing
 from common.results.files import require_folder
 from common.results.rows import Results
 from common.results.store import StoreError, read_results, results_file

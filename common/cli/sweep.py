@@ -26,7 +26,8 @@ from common.process.interrupts import Interrupts
 from common.process.launch import launch_undisturbed
 from common.process.progress import reporting
 from common.process.runner import run_experiment
-from common.results.rows import Results, write_text
+from common.results.files import write_text
+from common.results.rows import Results
 from common.results.store import Store, StoreError, read_results
 from common.show.crossover import Course, Gain, courses, crossover
 from common.show.drawing import draw

@@ -17,16 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.cli.options import Parser, add_experiment_options, make_config, new_file, positive_int
+from common.cli.options import Parser, add_experiment_options, add_monitor_options, make_config, new_file, positive_int
 from common.config import LOOPS, Precision, RunConfig
 from common.measure.footprint import largest_batch
 from common.measure.hardware import Unsupported, require_support
 from common.measure.memory import OutOfMemory
-from common.process.monitor import Monitors, add_monitor_options
+from common.process.install import install_command
+from common.process.monitor import Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import ReplicaFailed, devices_and_hosts, is_chief
-from common.process.setting import MODULES, install_command
-from common.results.rows import RowResult, Status, make_row, read_json, write_arrays, write_json
+from common.process.setting import MODULES
+from common.results.coding import read_json, write_arrays, write_json
+from common.results.rows import RowResult, Status, make_row
 from common.text import forgive_letters, in_one_line
 
 # The packages whose absence means that the framework is not installed.

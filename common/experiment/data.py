@@ -52,3 +52,11 @@ def fingerprint_batches(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> str
 def drawn_fingerprint(config: DataConfig) -> str:
     """fingerprint_batches of the data that belong to the config, drawn for this alone."""
     return fingerprint_batches([draw_data(config)])
+
+
+def block(batch_size: int, replicas: int, rank: int) -> slice:
+    """The part of a batch that the replica of this rank trains on; ValueError where there are no equal parts."""
+    size, rest = divmod(batch_size, replicas)
+    if rest:
+        raise ValueError(f"a batch of {batch_size} can't be cut into {replicas} equal blocks")
+    return slice(rank * size, (rank + 1) * size)

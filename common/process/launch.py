@@ -25,13 +25,15 @@ from typing import Any
 from common.config import RunConfig
 from common.experiment.weights import weight_shapes
 from common.measure.nvml import GpusWatch, watch_gpus
+from common.process.install import install_command
 from common.process.interrupts import Interrupts
 from common.process.log import CappedLog, last_lines
 from common.process.recorder import OnEvent
 from common.process.replicas import LAUNCHER_VARIABLES
-from common.process.setting import MODULES, install_command
+from common.process.setting import MODULES
+from common.results.coding import arrays_file, read_arrays, read_json, write_json
 from common.results.files import require_folder
-from common.results.rows import RowResult, Status, make_row, read_arrays, read_json, require_consistent, write_json
+from common.results.rows import RowResult, Status, make_row, require_consistent
 from common.text import in_one_line
 
 GRACE_S = 5.0  # between asking a worker to end and ending it
@@ -106,11 +108,6 @@ def launch_undisturbed(
     if row.status is Status.KILLED and not interrupts.number:
         row = launch_row(config, python, folder, timeout_s, on_event, interrupts)
     return row
-
-
-def arrays_file(folder: Path) -> Path:
-    """Where the worker of a row puts its arrays."""
-    return folder / "arrays.npz"
 
 
 def _absolute(folder: Path, name: str) -> str:

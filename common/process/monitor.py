@@ -3,18 +3,12 @@
 Both come after the row has been measured, so that nothing of them is timed. One that fails costs no row.
 """
 
-from argparse import ArgumentParser, _ArgumentGroup
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cli.options import new_folder
-from common.config import RunConfig
-from common.process.interrupts import Interrupts
-from common.process.launch import Launch, launch_row
-from common.process.recorder import OnEvent
-from common.process.setting import missing
+from common.process.install import missing
 from common.results.rows import RowResult
 from common.text import in_one_line
 
@@ -47,35 +41,6 @@ class Monitors(NamedTuple):
 
 
 NONE = Monitors()
-
-
-def add_monitor_options(parser: ArgumentParser | _ArgumentGroup) -> None:
-    """The options of a run and of a single row."""
-    parser.add_argument(
-        "--tensorboard",
-        type=new_folder,
-        metavar="DIR",
-        help="write loss, accuracy, loss scale and step time for TensorBoard",
-    )
-    parser.add_argument(
-        "--trace",
-        type=new_folder,
-        metavar="DIR",
-        help=f"profile {TRACED_STEPS} steps more, after those that are measured",
-    )
-
-
-def launch_monitored(monitors: Monitors) -> Launch:
-    """launch_row with these monitors, each row in a folder of its own."""
-
-    def launch(
-        config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
-    ) -> RowResult:
-        pairs = [(f"--{name}", str(path.absolute() / config.row_id)) for name, path in monitors.folders.items()]
-        further = [word for pair in pairs for word in pair]
-        return launch_row(config, python, folder, timeout_s, on_event, interrupts, further)
-
-    return launch
 
 
 def attempt(row: RowResult, name: str, write: Callable[[Path], object], folder: Path | None) -> RowResult:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from socket import create_server
 from typing import Any
 
-from common.proof.checks import REPLICAS, Check, compare
 from common.results.rows import Status
 
 # Variables by which torchrun and TensorFlow tell a process of its peers.
@@ -34,24 +33,9 @@ class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
         self.status = status
 
 
-def block(batch_size: int, replicas: int, rank: int) -> slice:
-    """The part of a batch that the replica of this rank trains on; ValueError where there are no equal parts."""
-    size, rest = divmod(batch_size, replicas)
-    if rest:
-        raise ValueError(f"a batch of {batch_size} can't be cut into {replicas} equal blocks")
-    return slice(rank * size, (rank + 1) * size)
-
-
 def behind(entered: Sequence[int]) -> list[int]:
     """The ranks that the others wait for: those that have entered the fewest collectives, unless all are level."""
     return [rank for rank, count in enumerate(entered) if count < max(entered) and count == min(entered)]
-
-
-def check_replicas(fingerprints: Sequence[int]) -> list[Check]:
-    """C7 at the end of a run of several: the weights of every replica are those of the first, bit for bit."""
-    differing = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
-    where = f"final weights of rank {', '.join(map(str, differing))}" if differing else "final weights"
-    return [compare(REPLICAS, len(differing), 0, where)] if len(fingerprints) > 1 else []
 
 
 def ranks(numbers: Sequence[int]) -> str:

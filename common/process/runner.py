@@ -5,16 +5,19 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from common.config import RunConfig
 from common.measure.hardware import cpu_name
 from common.measure.limits import Ceilings, best_ceilings, find_limits
 from common.process.interrupts import Interrupts
 from common.process.launch import Launch, launch_row
+from common.process.monitor import Monitors
 from common.process.progress import Reporter
+from common.process.recorder import OnEvent
 from common.process.setting import describe_setting, find_changes, row_key
-from common.proof.runs import ArraysOf, check_pairs, complete_checks
-from common.results.rows import Results, RowResult, Status, in_order, judge
+from common.proof.runs import ArraysOf, check_pairs, complete_checks, judge
+from common.results.rows import Results, RowResult, Status, in_order
 from common.results.store import Store, StoreError
 from common.text import in_one_line, say
 
@@ -168,3 +171,16 @@ def describe_parent() -> dict[str, str]:
 
 def _raise_keyboard_interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def launch_monitored(monitors: Monitors) -> Launch:
+    """launch_row with these monitors, each row in a folder of its own."""
+
+    def launch(
+        config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
+    ) -> RowResult:
+        pairs = [(f"--{name}", str(path.absolute() / config.row_id)) for name, path in monitors.folders.items()]
+        further = [word for pair in pairs for word in pair]
+        return launch_row(config, python, folder, timeout_s, on_event, interrupts, further)
+
+    return launch

@@ -26,7 +26,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.measure.hardware import cpu_name, driver_version, has_gpu
 from common.measure.nvml import gpu_name
-from common.text import printable
+from common.text import LONGEST_FACT, printable
 
 # Distributions that change what a framework computes, or how fast.
 PACKAGES = {
@@ -36,7 +36,6 @@ PACKAGES = {
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
 LONGEST_LINE_BYTES = 2**20
-LONGEST_FACT = 40  # characters that are shown of it
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,21 +66,6 @@ def find_changes(
         *_differences(asdict(earlier_config.execution), asdict(config.execution)),
         *_differences(earlier_setting, setting),
     ]
-
-
-def install_command(framework: str, python: str) -> str:
-    """What adds the framework, and NumPy with it, to the interpreter `python`, at the version measured here."""
-    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
-
-
-def extra_command(extra: str, python: str) -> str:
-    """What adds the packages of one of our extras to the interpreter `python`."""
-    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} -e '{_ROOT}[{extra}]'"
-
-
-def missing(error: ModuleNotFoundError, extra: str) -> str:
-    """Which package of an extra this interpreter lacks, and what adds it."""
-    return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

@@ -6,7 +6,6 @@ width, so that no slip in a layout can hide. The gradients for the optimizer com
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -41,14 +40,6 @@ _SEEN = {
     (1 + 2.0**-7 + 2.0**-10, 0.0): "float16",
     (1 + 2.0**-7, LABEL_SMALL_VALUE): "bfloat16",
 }
-
-
-@dataclass(frozen=True)
-class PrecisionProbe:
-    """Whether a row ran in the precision of its label; seen: for each kernel, the coarsest precision from it on."""
-
-    passed: bool
-    seen: dict[str, str]
 
 
 class Case(NamedTuple):

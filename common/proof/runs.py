@@ -6,7 +6,7 @@ anything, and names the step.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -28,7 +28,7 @@ from common.config import (
 from common.experiment.data import draw_data, split_batches
 from common.experiment.weights import Weights, draw_weights
 from common.measure.limits import step_flops
-from common.proof.checks import (
+from common.proof.bounds import (
     ACCURACY,
     CHAOS,
     EPOCH,
@@ -41,6 +41,7 @@ from common.proof.checks import (
     LOSS_CURVE,
     PAIR_GRADIENT,
     PAIR_LOSS,
+    PAIR_RULES,
     PAIR_SKIPPED,
     PAIR_UPDATE,
     PRESENCE,
@@ -51,19 +52,13 @@ from common.proof.checks import (
     SKIPPED,
     STEPS_TO_A_DOUBTFUL_SKIP,
     UPDATE,
-    Check,
-    check_gradients,
-    check_held,
-    compare,
-    gradient_bounds,
-    joined,
-    relative_error,
-    rounds,
     rules_of_worker,
 )
+from common.proof.checks import check_gradients, check_held, compare, gradient_bounds, joined, relative_error, rounds
 from common.proof.probe import Case
 from common.proof.reference import ROUNDINGS, Evaluation, Step, exact, follow_steps, loss_and_gradients
-from common.results.rows import Arrays, RowResult, Status, Training, times
+from common.results.check import Check, worst_first, worst_of_each_name
+from common.results.rows import Arrays, ParityEntry, RowResult, Status, Training, times
 
 # What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
 LARGEST_RUN_FLOPS = 1e11
@@ -465,3 +460,33 @@ def _differ_in_replicas(one: RowResult, other: RowResult) -> bool:
 
 def _experiment(row: RowResult) -> tuple[DataConfig, ModelConfig, TrainConfig, LossScaleConfig]:
     return row.config.data, row.config.model, row.config.train, row.config.loss_scale
+
+
+def judge(
+    rows: Sequence[RowResult], pairs: Mapping[tuple[str, bool], Sequence[Check]] | None = None
+) -> list[ParityEntry]:
+    """The verdict on each precision and compile mode, from the checks of its rows and of its pairs of rows.
+
+    Those of pairs say in `where` which rows they are of.
+    """
+    groups: dict[tuple[str, bool], list[Check]] = {}
+    for row in rows:
+        if row.checks:
+            groups.setdefault((row.precision, row.compile), []).extend(_named_checks(row))
+    for key, checks in (pairs or {}).items():
+        groups[key] += worst_of_each_name(checks)
+    return [
+        ParityEntry(precision, compile, all(check.passed for check in checks), worst_first(checks))
+        for (precision, compile), checks in groups.items()
+    ]
+
+
+def _named_checks(row: RowResult) -> list[Check]:
+    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}{times(row)}"
+    return [replace(check, where=f"{where}: {check.where}") for check in worst_of_each_name(row.checks)]
+
+
+def pair_checks(entry: ParityEntry) -> list[Check]:
+    """C8: what holds two rows to each other, and stands in neither."""
+    names = {rule.name for rule in PAIR_RULES}
+    return [check for check in entry.checks if check.name in names]

@@ -65,3 +65,9 @@ def sweep(folder: Path, names: tuple[str, ...]) -> None:
         if scratch.fullmatch(entry.name):
             with suppress(OSError):
                 os.unlink(entry.path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())

@@ -4,21 +4,11 @@ Names of the fields are the names in the files. Units are in the names; a number
 null, since JSON has no NaN.
 """
 
-import json
-import math
-import sys
-import types
-import typing
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from functools import cache
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.experiment.weights import Weights
@@ -26,20 +16,9 @@ from common.measure.limits import Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import Timing
-from common.proof.checks import PAIR_RULES, Check, worst_first, worst_of_each_name
-from common.proof.probe import PrecisionProbe
-from common.results.files import open_plain, read_plain, written_whole
+from common.results.check import Check, PrecisionProbe
 
 SCHEMA_VERSION = 1
-
-# Of a file from elsewhere: a row of the article has 25 kB and 200 objects and lists, so that a thousand fit five times
-# over, and the worst that these limits let through takes 2 GB of memory. A whole number beyond 2**53 is no longer exact
-# in other readers of JSON, and 1e400 would be read as infinity.
-LARGEST_JSON_BYTES = 2**27
-MOST_CONTAINERS = 10**6
-LARGEST_NUMBER: Mapping[type, float] = {int: 2**53, float: sys.float_info.max}
-
-T = TypeVar("T")
 
 
 class Status(str, Enum):
@@ -162,12 +141,6 @@ class ParityEntry:
     passed: bool
     checks: list[Check]
 
-    @property
-    def of_pairs(self) -> list[Check]:
-        """C8: what holds two rows to each other, and stands in neither."""
-        names = {rule.name for rule in PAIR_RULES}
-        return [check for check in self.checks if check.name in names]
-
 
 @dataclass(frozen=True)
 class Results:
@@ -261,184 +234,7 @@ def in_order(rows: Iterable[RowResult]) -> list[RowResult]:
     return sorted(rows, key=place)
 
 
-def judge(
-    rows: Sequence[RowResult], pairs: Mapping[tuple[str, bool], Sequence[Check]] | None = None
-) -> list[ParityEntry]:
-    """The verdict on each precision and compile mode, from the checks of its rows and of its pairs of rows.
-
-    Those of pairs say in `where` which rows they are of.
-    """
-    groups: dict[tuple[str, bool], list[Check]] = {}
-    for row in rows:
-        if row.checks:
-            groups.setdefault((row.precision, row.compile), []).extend(_named_checks(row))
-    for key, checks in (pairs or {}).items():
-        groups[key] += worst_of_each_name(checks)
-    return [
-        ParityEntry(precision, compile, all(check.passed for check in checks), worst_first(checks))
-        for (precision, compile), checks in groups.items()
-    ]
-
-
 def times(row: RowResult) -> str:
     """What tells a row of several replicas from those of one in its name: " x2", or nothing."""
     replicas = row.config.execution.replicas
     return f" x{replicas}" if replicas > 1 else ""
-
-
-def _named_checks(row: RowResult) -> list[Check]:
-    where = f"{row.framework}{' fit' if row.loop == 'fit' else ''}{times(row)}"
-    return [replace(check, where=f"{where}: {check.where}") for check in worst_of_each_name(row.checks)]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a dataclass as JSON, whole or not at all."""
-    write_text(path, to_json(value) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    with written_whole(path) as file:
-        file.write(text.encode())
-
-
-def to_json(value: Any) -> str:
-    """A dataclass as strict JSON: what is not finite is null."""
-    return json.dumps(_strict(asdict(value)), indent=1, allow_nan=False)
-
-
-def results_json(results: Results, rows: Sequence[str]) -> str:
-    """The results as JSON, from their rows' own: a run writes all of them after each, and turns each into JSON once."""
-    return to_json(replace(results, rows=[])).replace('"rows": []', f'"rows": [\n{",".join(rows)}\n ]', 1)
-
-
-def read_json(path: Path, kind: type[T]) -> T:
-    """Read a dataclass of this kind; ValueError names the field that does not fit, or the limit that is exceeded."""
-    content = read_plain(path, LARGEST_JSON_BYTES)
-    if (containers := content.count(b"{") + content.count(b"[")) > MOST_CONTAINERS:
-        raise ValueError(f"it has {containers:,} objects and lists; {MOST_CONTAINERS:,} are read at most")
-    try:
-        loaded = json.loads(content.decode(), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply to be JSON of ours") from None
-    if kind is Results and isinstance(loaded, dict) and loaded.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"its schema_version is {loaded.get('schema_version')!r:.80}; this program reads {SCHEMA_VERSION}"
-        )
-    value: T = _decode(kind, loaded, kind.__name__)
-    return value
-
-
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write arrays as npz, whole or not at all."""
-    named = {f"{group}/{name}": array for group, weights in arrays._asdict().items() for name, array in weights.items()}
-    with written_whole(path) as file:
-        np.savez(file, **named)
-
-
-def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """Read arrays of these shapes back; ValueError or OSError where the file holds something else."""
-    with open_plain(path) as file:
-        try:
-            return _read_arrays(file, shapes)
-        except OSError:
-            raise
-        except Exception as error:  # zipfile and NumPy raise a dozen kinds for bytes that are not theirs
-            raise ValueError(f"it holds no arrays of a row of this model ({error!s:.200})") from error
-
-
-def _read_arrays(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    with zipfile.ZipFile(file) as members:
-        expected = {f"{group}/{name}.npy" for group in Arrays._fields for name in shapes}
-        if set(members.namelist()) != expected:
-            raise ValueError("other names")
-        return Arrays(
-            *(
-                {name: _read_array(members, f"{group}/{name}.npy", shape) for name, shape in shapes.items()}
-                for group in Arrays._fields
-            )
-        )
-
-
-def _read_array(members: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What NumPy would make is known from the header, before anything of that size is made."""
-    member = members.getinfo(name)
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("compressed: a small file could unfold to any size")
-    with members.open(member) as stream:
-        np.lib.format.read_magic(stream)
-        found, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if found != shape or dtype.kind != "f" or dtype.itemsize > np.float64().itemsize:
-        raise ValueError(f"{name} has shape {found} and dtype {dtype}; it must have {shape} and a float's")
-    if member.file_size < dtype.itemsize * math.prod(shape):
-        raise ValueError(f"{name} is cut off")
-    with members.open(member) as stream:
-        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return None if value is None else _decode(inner, value, where)
-    if is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    if origin is list and isinstance(value, list):
-        return [_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value)]
-    if origin is tuple and isinstance(value, list):
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
-        return tuple(_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _decode(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
-    if kind is Any:
-        return value
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return _decode_enum(kind, value, where)
-    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER[type(value)]:
-        raise ValueError(f"{where} is {value!r:.80}; no such number is measured")
-    if kind is float and type(value) is int:
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    raise ValueError(f"{where} is {value!r:.80}; it must be {getattr(kind, '__name__', kind)}")
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r:.80}; it must be an object with the fields of {kind.__name__}")
-    hints = _types_of_fields(kind)
-    if unknown := set(value) - set(hints):
-        raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
-    for entry in fields(kind):
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and entry.name not in value:
-            raise ValueError(f"{where} lacks the field {entry.name!r}")
-    return kind(**{name: _decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
-
-
-@cache
-def _types_of_fields(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
-    accepted: Sequence[Any] = [member.value for member in kind]
-    if value not in accepted:
-        raise ValueError(f"{where} is {value!r:.80}; it must be one of {', '.join(map(str, accepted))}")
-    return kind(value)

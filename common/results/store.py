@@ -20,20 +20,9 @@ from typing import BinaryIO
 
 from common.config import RunConfig, any_experiment_difference
 from common.experiment.weights import weight_shapes
-from common.process.launch import arrays_file
-from common.results.files import open_plain, require_folder, sweep
-from common.results.rows import (
-    Arrays,
-    Results,
-    RowResult,
-    Status,
-    read_arrays,
-    read_json,
-    require_consistent,
-    results_json,
-    to_json,
-    write_text,
-)
+from common.results.coding import arrays_file, read_arrays, read_json, results_json, to_json
+from common.results.files import open_plain, require_folder, sweep, write_text
+from common.results.rows import Arrays, Results, RowResult, Status, require_consistent
 from common.text import in_one_line, printable, say
 
 

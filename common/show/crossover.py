@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config import Precision
+from common.proof.runs import pair_checks
 from common.results.rows import ParityEntry, Results, Status
 from common.show.lines import Line, baselines, clear_ratio, group, interval, speed_up
 
@@ -96,7 +97,7 @@ def _gain(size: int, line: Line, float32: Line | None, parity: Sequence[ParityEn
         check.name
         for entry in parity
         if (entry.precision, entry.compile) == (line.first.precision, line.first.compile)
-        for check in entry.of_pairs
+        for check in pair_checks(entry)
         if not check.passed
     ]
     return Gain(size, line, float32, speed_up(line, float32), interval(line, float32) if float32 else None, failed)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.process.setting import missing
+from common.process.install import missing
 from common.text import in_one_line, say
 
 

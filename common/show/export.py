@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.results.rows import Results, RowResult, in_order, write_text
+from common.results.files import write_text
+from common.results.rows import Results, RowResult, in_order
 from common.show.table import tables
 
 

@@ -23,9 +23,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from common.config import FRAMEWORKS, Mode, Precision, RunConfig
 from common.experiment.data import draw_data
-from common.proof.checks import PAIR_LOSS, RULES, worst_first
-from common.results.files import written_whole
-from common.results.rows import ParityEntry, Results, RowResult, Status, Training, write_text
+from common.proof.bounds import PAIR_LOSS, RULES
+from common.results.check import worst_first
+from common.results.files import write_text, written_whole
+from common.results.rows import ParityEntry, Results, RowResult, Status, Training
 from common.show.crossover import NOT_JUDGED, Course, pays_from
 from common.show.lines import Line, baselines, group, interval, number
 

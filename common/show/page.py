@@ -13,7 +13,8 @@ from matplotlib import rc_context
 
 from common.config import Precision, RunConfig, experiment_difference
 from common.experiment.article import T4
-from common.results.rows import Results, write_text
+from common.results.files import write_text
+from common.results.rows import Results
 from common.show.figures import COLOURS, FAINT, INK, STYLE, figures, write_figure
 from common.show.lines import group, number
 from common.show.table import (

@@ -8,21 +8,11 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.measure.statistics import instability
-from common.process.setting import LONGEST_FACT
-from common.proof.checks import (
-    FIRST_GRADIENT,
-    GRADIENT,
-    LOSS_CURVE,
-    PAIR_LOSS,
-    PRESENCE,
-    REPLICAS,
-    RULES,
-    Check,
-    worst_first,
-)
+from common.proof.bounds import FIRST_GRADIENT, GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES
+from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
-from common.text import printable
+from common.text import LONGEST_FACT, printable
 
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
 # Of a terminal; in Markdown and its like a second line would be another row.

@@ -12,8 +12,9 @@ from common.cli.compare import Change, compare, fail_above, lost, notes
 from common.config import Precision, RunConfig, TrainConfig
 from common.measure.memory import Memory
 from common.measure.timing import StepTimes, Timing
-from common.proof.checks import Check
-from common.results.rows import Environment, ParityEntry, Results, RowResult, Status, make_row, write_json
+from common.results.check import Check
+from common.results.coding import write_json
+from common.results.rows import Environment, ParityEntry, Results, RowResult, Status, make_row
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99]  # seconds of an epoch
 CPU = {"kind": "cpu", "name": "x"}

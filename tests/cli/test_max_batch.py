@@ -8,7 +8,8 @@ import pytest
 import run_parity
 from common.cli.max_batch import RESOLUTION, Found, search
 from common.config import Precision, RunConfig
-from common.results.rows import Status, read_json
+from common.results.coding import read_json
+from common.results.rows import Status
 from tests.fakes import fake_worker, started
 
 # A training that takes 1000 bytes and 10 a sample, of which `limit` are there.

@@ -9,7 +9,8 @@ import pytest
 import run_parity
 from common.cli.plan import plan
 from common.config import Precision
-from common.results.rows import Results, write_json
+from common.results.coding import write_json
+from common.results.rows import Results
 from tests.conftest import run_parity as run_program
 from tests.conftest import run_python
 

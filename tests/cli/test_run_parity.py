@@ -18,8 +18,11 @@ import run_parity as program
 from common.cli.exit_codes import exit_code
 from common.config import Precision, RunConfig
 from common.process import runner
-from common.proof.checks import FLOAT32_TRAINING, RULES, Check
-from common.results.rows import Results, RowResult, Status, judge, make_row, read_json
+from common.proof.bounds import FLOAT32_TRAINING, RULES
+from common.proof.runs import judge
+from common.results.check import Check
+from common.results.coding import read_json
+from common.results.rows import Results, RowResult, Status, make_row
 from common.results.store import StoreError
 from tests.conftest import HAS, ROOT, needs_both, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker, started

@@ -10,8 +10,9 @@ import run_parity
 from common.cli.sweep import describe
 from common.config import Precision, RunConfig, TrainConfig
 from common.measure.timing import StepTimes, Timing
-from common.proof.checks import Check
-from common.results.rows import ParityEntry, Results, RowResult, Status, make_row, read_json
+from common.results.check import Check
+from common.results.coding import read_json
+from common.results.rows import ParityEntry, Results, RowResult, Status, make_row
 from common.results.store import read_results, results_file
 from common.show.crossover import courses, crossover, pays_from
 from tests.conftest import ROOT

@@ -13,7 +13,8 @@ import pytest
 from common.cli.worker import main
 from common.config import Precision, RunConfig
 from common.measure.hardware import Unsupported
-from common.results.rows import RowResult, Status, make_row, read_json, write_json
+from common.results.coding import read_json, write_json
+from common.results.rows import RowResult, Status, make_row
 from tests.conftest import ROOT
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)

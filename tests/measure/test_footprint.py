@@ -6,8 +6,9 @@ import pytest
 
 from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.measure.footprint import fixed_bytes, largest_batch, largest_single_batch, sample_bytes
-from common.proof.checks import FOOTPRINT
-from common.results.rows import Results, RowResult, read_json
+from common.proof.bounds import FOOTPRINT
+from common.results.coding import read_json
+from common.results.rows import Results, RowResult
 from tests.conftest import ROOT
 
 SHAPE = (3, 3, 1)

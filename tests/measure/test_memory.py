@@ -13,7 +13,7 @@ from common.measure.memory import (
     reset_host_peak,
     summarize_memory,
 )
-from common.proof.checks import KNOWN_ALLOCATION
+from common.proof.bounds import KNOWN_ALLOCATION
 from tests.conftest import run_python
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -11,7 +11,7 @@ import pytest
 
 from common.measure.hardware import has_gpu
 from common.measure.nvml import GpusWatch, GpuUse, GpuWatch, watch_gpus
-from common.proof.checks import KNOWN_ALLOCATION
+from common.proof.bounds import KNOWN_ALLOCATION
 from tests.conftest import ROOT, needs_tensorflow, needs_torch
 
 PID = 7

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from common.results.rows import Results, RowResult, Status, read_json
+from common.results.coding import read_json
+from common.results.rows import Results, RowResult, Status
 from tests.conftest import ROOT
 from tests.fakes import fake_worker
 from tests.process.test_replica_faults import DEAF_HANG, train
@@ -50,7 +51,8 @@ return ok(config)
 # As large as a real row of the smoke preset: with the checks of one.
 REAL_ROW = """
 from common.config import Precision
-from common.results.rows import Results, read_json
+from common.results.rows import Results
+from common.results.coding import read_json
 from dataclasses import replace
 rows = read_json(Path({results!r}), Results).rows
 checks = next(row.checks for row in rows if row.checks)

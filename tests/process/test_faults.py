@@ -31,7 +31,8 @@ from common.measure.timing import EpochClock, StepTimes, Timing
 from common.process import launch as launch_module
 from common.process.launch import launch_row
 from common.process.log import FIRST_BYTES, LAST_BYTES
-from common.results.rows import Results, RowResult, Status, make_row, read_json, write_json
+from common.results.coding import read_json, write_json
+from common.results.rows import Results, RowResult, Status, make_row
 from common.results.store import Store
 from common.show.table import notes, speed_table, tables
 from tests.conftest import ROOT, needs_torch, run_parity

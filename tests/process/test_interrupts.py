@@ -12,7 +12,8 @@ import pytest
 import run_parity
 from common.process import runner
 from common.process.interrupts import SIGNALS, Interrupts
-from common.results.rows import Results, read_json
+from common.results.coding import read_json
+from common.results.rows import Results
 from tests.fakes import fake_worker, started
 
 

@@ -19,7 +19,8 @@ from common.measure.nvml import GpuUse
 from common.measure.timing import Timing
 from common.process import launch as launch_module
 from common.process.launch import launch_row
-from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, make_row, write_json
+from common.results.coding import write_json
+from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, make_row
 from tests.fakes import fake_python, is_alive
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)

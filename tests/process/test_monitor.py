@@ -10,7 +10,8 @@ import pytest
 import run_parity as program
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.process.interrupts import Interrupts
-from common.process.monitor import Monitors, attempt, launch_monitored, scalars
+from common.process.monitor import Monitors, attempt, scalars
+from common.process.runner import launch_monitored
 from common.results.rows import RowResult, Status, make_row
 from tests.conftest import HAS, load_implementation, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker

@@ -28,16 +28,14 @@ from common.config import (
     any_experiment_difference,
     experiment_difference,
 )
-from common.experiment.data import draw_data
+from common.experiment.data import block, draw_data
 from common.experiment.weights import draw_weights, weight_shapes
 from common.measure.hardware import Unsupported
 from common.measure.timing import StepTimes, Timing
-from common.process.launch import arrays_file, launch_row
+from common.process.launch import launch_row
 from common.process.replicas import (
     LAUNCHER_VARIABLES,
     behind,
-    block,
-    check_replicas,
     devices_and_hosts,
     is_chief,
     stuck,
@@ -45,10 +43,13 @@ from common.process.replicas import (
     tf_configs,
 )
 from common.process.runner import find_efficiencies
-from common.proof.checks import REPLICAS_UPDATE, Check, joined, relative_error
+from common.proof.bounds import REPLICAS_UPDATE
+from common.proof.checks import check_replicas, joined, relative_error
 from common.proof.reference import exact, loss_and_gradients, round_to_float16
 from common.proof.runs import check_pair, check_pairs, check_run
-from common.results.rows import Arrays, RowResult, Status, Training, describe_replicas, make_row, read_arrays
+from common.results.check import Check
+from common.results.coding import arrays_file, read_arrays
+from common.results.rows import Arrays, RowResult, Status, Training, describe_replicas, make_row
 from tests.conftest import needs_both, needs_tensorflow, needs_torch
 from tests.fakes import patched_worker
 

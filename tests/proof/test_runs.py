@@ -22,10 +22,12 @@ from common.config import (
 from common.experiment.data import draw_data, split_batches
 from common.experiment.weights import Weights, draw_weights
 from common.proof import runs as agreement
-from common.proof.checks import Check, check_case, rules_of_worker
+from common.proof.bounds import rules_of_worker
+from common.proof.checks import check_case
 from common.proof.probe import draw_cases
 from common.proof.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
 from common.proof.runs import certainty, check_pairs, check_run, complete_checks, follow_scale
+from common.results.check import Check
 from common.results.rows import Arrays, Environment, RowResult, Status, Training, make_row
 
 SHAPE, SEED = (6, 7, 3), 12

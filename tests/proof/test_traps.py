@@ -18,9 +18,9 @@ from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, R
 from common.measure.hardware import Unsupported, slow_reason
 from common.process.recorder import Recorder
 from common.proof import probe as problem
-from common.proof.checks import Check, worst_first
 from common.proof.reference import round_to_tf32
 from common.proof.runs import complete_checks
+from common.results.check import Check, worst_first
 from common.results.rows import Arrays, RowResult
 from tests.conftest import HAS, load_implementation, needs_tensorflow, needs_torch, run_python
 

@@ -17,16 +17,9 @@ from common.measure.limits import Ceilings, Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import StepTimes, Timing
-from common.proof.probe import PrecisionProbe
-from common.results.rows import (
+from common.results.check import PrecisionProbe
+from common.results.coding import (
     LARGEST_JSON_BYTES,
-    Arrays,
-    Environment,
-    Results,
-    RowResult,
-    Status,
-    Training,
-    make_row,
     read_arrays,
     read_json,
     results_json,
@@ -34,6 +27,7 @@ from common.results.rows import (
     write_arrays,
     write_json,
 )
+from common.results.rows import Arrays, Environment, Results, RowResult, Status, Training, make_row
 
 CONFIG = RunConfig("torch", Precision.MIXED_FLOAT16)
 ROW = make_row(

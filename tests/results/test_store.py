@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from common.experiment.weights import draw_weights
 from common.process.runner import compare_runs
 from common.results import store as store_module
-from common.results.rows import Arrays, Results, Status, read_json, write_arrays, write_json
+from common.results.coding import read_json, write_arrays, write_json
+from common.results.rows import Arrays, Results, Status
 from common.results.store import Store, StoreError, read_results
 from common.show.table import tables
 from tests.conftest import ROOT

@@ -23,7 +23,8 @@ from matplotlib import rc_context
 import run_parity
 from common.cli.report import report
 from common.config import FRAMEWORKS
-from common.results.rows import Results, read_json
+from common.results.coding import read_json
+from common.results.rows import Results
 from common.results.store import read_results
 from common.show.figures import COLOURS, STYLE, figures
 from common.show.page import CAPTIONS, to_html

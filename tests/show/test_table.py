@@ -7,8 +7,9 @@ from common.measure.limits import Ceilings, Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import StepTimes, Timing
-from common.proof.checks import Check
-from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, judge, make_row
+from common.proof.runs import judge
+from common.results.check import Check
+from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, make_row
 from common.show.table import extents, failures, manifest_table, notes, parity_table, speed_table
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
 from common.experiment.weights import draw_weights
-from common.proof.checks import ROUNDOFF
+from common.proof.bounds import ROUNDOFF
 from tests.conftest import on_host
 
 CONFIG = ModelConfig(image_shape=(2, 2, 1), filters=1)

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
 from common.experiment.weights import Weights, draw_weights
-from common.proof.checks import DOT_PRODUCT, ROUNDOFF
+from common.proof.bounds import DOT_PRODUCT, ROUNDOFF
 from tests.conftest import on_host
 
 CONFIG = ModelConfig(image_shape=(5, 7, 3), filters=4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
-from common.proof.checks import ADAM_UPDATE
+from common.proof.bounds import ADAM_UPDATE
 from tests.conftest import on_host
 
 CONFIG = ModelConfig(image_shape=(3, 4, 1), filters=2)

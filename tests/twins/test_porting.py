@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config import Precision
-from common.proof.checks import PRICES, ROUNDOFF
+from common.proof.bounds import PRICES, ROUNDOFF
 from tests.conftest import HAS, ROOT, needs_both, run_python
 from tests.proof import test_traps
 

@@ -9,7 +9,7 @@ import pytest
 from common.config import DataConfig, ExecutionConfig, LossScaleConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.measure.hardware import Unsupported
 from common.process.recorder import OnArrays
-from common.proof.checks import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
+from common.proof.bounds import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
 from common.proof.runs import complete_checks
 from common.results.rows import Arrays, RowResult, Status
 from tests.conftest import load_implementation, needs_tensorflow, needs_torch

@@ -1,0 +1,46 @@
+"""What one comparison came to."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison that was made. difference is None where it was not finite. where: the tensor, case or step."""
+
+    name: str
+    difference: float | None
+    bound: float
+    passed: bool
+    where: str
+
+    @property
+    def fraction(self) -> float:
+        """difference / bound: 1 is the limit. Of a bound of 0, 0 where it holds and infinity elsewhere."""
+        if self.difference is None:
+            return math.inf
+        if self.bound == 0:
+            return math.inf if self.difference else 0.0
+        return self.difference / self.bound
+
+
+def worst_first(checks: Iterable[Check]) -> list[Check]:
+    """By difference / bound; checks that failed come first in any case."""
+    return sorted(checks, key=lambda check: (check.passed, -check.fraction))
+
+
+def worst_of_each_name(checks: Iterable[Check]) -> list[Check]:
+    """The worst check of each name, worst first."""
+    worst: dict[str, Check] = {}
+    for check in worst_first(checks):
+        worst.setdefault(check.name, check)
+    return list(worst.values())
+
+
+@dataclass(frozen=True)
+class PrecisionProbe:
+    """Whether a row ran in the precision of its label; seen: for each kernel, the coarsest precision from it on."""
+
+    passed: bool
+    seen: dict[str, str]
