@@ -13,7 +13,7 @@ from keras import layers
 from common.config import ModelConfig, Precision
 from common.experiment.weights import Weights
 from common.measure.hardware import TENSOR_CORE_WIDTH
-from tf_impl.precision import Product, autocast, rounded_product
+from tf_impl.precision import MatMul, autocast, rounded_product
 
 
 class Convolution(layers.Conv2D):
@@ -114,7 +114,7 @@ def export_gradients(model: ConvNet, gradients: Sequence[tf.Tensor]) -> Weights:
     return {name: gradient.numpy() for name, gradient in zip(_variables(model), gradients, strict=True)}
 
 
-def _linear(product: Product) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+def _linear(product: MatMul) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Rows (N, C) times a kernel (C, F), plus bias (F,), in one function, or TensorFlow would not fuse the two."""
 
     @tf.custom_gradient
@@ -133,7 +133,7 @@ def _linear(product: Product) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.
     return linear
 
 
-def _add_bias(product: Product) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _add_bias(product: MatMul) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Features (B, H, W, F) plus bias (F,)."""
 
     @tf.custom_gradient
@@ -145,7 +145,7 @@ def _add_bias(product: Product) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     return add_bias
 
 
-def _sum_rows(rows: tf.Tensor, product: Product) -> tf.Tensor:
+def _sum_rows(rows: tf.Tensor, product: MatMul) -> tf.Tensor:
     """The gradient of a bias, (N, F) -> (F,), as a product with ones.
 
     A product keeps 16-bit sums in float32 and runs at the speed of a GPU's memory. The gradient of tf.nn.bias_add does

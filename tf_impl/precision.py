@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from common.config import Precision
 
-Product = Callable[..., tf.Tensor]  # of two matrices, with tf.matmul's transpose_a and transpose_b
+MatMul = Callable[..., tf.Tensor]  # of two matrices, with tf.matmul's transpose_a and transpose_b
 
 
 def compute_dtype(precision: Precision) -> tf.DType:
@@ -30,7 +30,7 @@ def autocast(precision: Precision, device: str) -> keras.DTypePolicy:
     return keras.DTypePolicy(f"mixed_{precision.compute_dtype}" if mixed else precision.compute_dtype)
 
 
-def rounded_product(precision: Precision, device: str) -> Product:
+def rounded_product(precision: Precision, device: str) -> MatMul:
     """tf.matmul, or, where that cuts bits off, the same product in float32 whose result is rounded.
 
     Differs from torch_impl: on a CPU without AVX-512 TensorFlow multiplies bfloat16 in float32 too, but truncates what

@@ -53,7 +53,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Line:
+class LargestBatch:
     """One line of the table. batch_size: the largest that fits, 0 if none does; None where a trial failed otherwise."""
 
     config: RunConfig
@@ -73,7 +73,7 @@ class Found:
 
     command: list[str]
     memory_limit_bytes: int | None
-    lines: list[Line]
+    lines: list[LargestBatch]
 
 
 class TrialError(Exception):
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("argument --device: no NVIDIA GPU is seen; leave it out")
     if free_bytes is None:
         parser.error("argument --memory-limit: needed on a CPU, whose memory others use too; give one, such as 2GB")
-    lines = [Line(config, expected=largest_single_batch(config, free_bytes)) for config in configs]
+    lines = [LargestBatch(config, expected=largest_single_batch(config, free_bytes)) for config in configs]
     found = Found(["run_parity.py", "max-batch", *argv], arguments.memory_limit, lines)
     moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
     with Interrupts() as interrupts:
@@ -150,12 +150,12 @@ def _search_all(arguments: Namespace, found: Found, folder: Path, interrupts: In
 
 
 def _search_line(
-    line: Line,
+    line: LargestBatch,
     limit_bytes: int | None,
     attempt: Callable[[RunConfig, int], Trial],
-    save: Callable[[Line], object],
-    tell: Callable[[Line, Trial], None],
-) -> Line:
+    save: Callable[[LargestBatch], object],
+    tell: Callable[[LargestBatch, Trial], None],
+) -> LargestBatch:
     """Find the largest batch of one line. On a CPU a first trial tells what the libraries take of the limit."""
     trials: list[Trial] = []
 
@@ -181,7 +181,7 @@ def _search_line(
         return replace(line, detail=str(reason), trials=trials)
 
 
-def _save(folder: Path, found: Found, index: int, line: Line) -> Found:
+def _save(folder: Path, found: Found, index: int, line: LargestBatch) -> Found:
     """Write all that is found, with this line as it is by now; returns it."""
     found = replace(found, lines=[*found.lines[:index], line, *found.lines[index + 1 :]])
     try:
@@ -226,7 +226,7 @@ class _Progress:
         self._trials = 0
         self._start_s = time.monotonic()
 
-    def tell(self, index: int, line: Line, trial: Trial) -> None:
+    def tell(self, index: int, line: LargestBatch, trial: Trial) -> None:
         self._trials += 1
         elapsed_s = time.monotonic() - self._start_s
         a_line = max(self.EXPECTED_TRIALS, self._trials / (index + 1))
@@ -263,13 +263,13 @@ def _report(found: Found, tablefmt: str) -> str:
     return "\n".join([drawn, "", *(f"- {note}" for note in notes)])
 
 
-def _too_little(line: Line) -> str:
+def _too_little(line: LargestBatch) -> str:
     """Why not even one image fits."""
     peak_bytes = line.trials[-1].peak_bytes
     return f"one image takes {peak_bytes:,} bytes, libraries included" if peak_bytes else "one image is too many"
 
 
-def _cells(line: Line, float32: Line | None) -> dict[str, str]:
+def _cells(line: LargestBatch, float32: LargestBatch | None) -> dict[str, str]:
     config, size = line.config, line.batch_size
     base = float32.batch_size if float32 else None
     peak = next((trial.peak_bytes for trial in line.trials if trial.fits and trial.batch_size == size), None)

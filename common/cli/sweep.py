@@ -29,7 +29,7 @@ from common.process.runner import run_experiment
 from common.results.files import write_text
 from common.results.rows import Results
 from common.results.store import Store, StoreError, read_results
-from common.show.crossover import Course, Gain, courses, crossover
+from common.show.crossover import Gain, Gains, crossover, gains_along
 from common.show.drawing import draw
 from common.show.lines import NOTHING, group, number, saved
 from common.show.table import draw_cells, failures, leave_out, parity_of, unsteady
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(swept: Mapping[int, Results], axis: str, tablefmt: str) -> str:
     """The table of a sweep over the axis, and under it the crossovers and what is to be said of its runs."""
-    found = courses(swept)
+    found = gains_along(swept)
     return "\n".join([_table(found, axis, tablefmt), "", *_notes(found, swept, axis)])
 
 
@@ -162,7 +162,7 @@ def _require_own(folder: Path, arguments: Namespace) -> None:
 
 def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -> bool:
     """Print the table with the crossovers, and write it and its figure; returns whether all went well."""
-    found = courses(swept)
+    found = gains_along(swept)
     if not found:
         return True
     text = describe(swept, arguments.over, arguments.format)
@@ -179,8 +179,8 @@ def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -
     return is_shown and is_drawn
 
 
-def _table(found: Sequence[Course], axis: str, tablefmt: str) -> str:
-    table = [_cells(gain, axis) for course in found for gain in course]
+def _table(found: Sequence[Gains], axis: str, tablefmt: str) -> str:
+    table = [_cells(gain, axis) for gains in found for gain in gains]
     leave_out(table, ["replicas"])
     return draw_cells(table, tablefmt)
 
@@ -205,9 +205,9 @@ def _cells(gain: Gain, axis: str) -> dict[str, str]:
     }
 
 
-def _notes(found: Sequence[Course], swept: Mapping[int, Results], axis: str) -> list[str]:
+def _notes(found: Sequence[Gains], swept: Mapping[int, Results], axis: str) -> list[str]:
     return [
-        *(f"- {course[0].line.name} {crossover(course, axis)}" for course in found),
+        *(f"- {gains[0].line.name} {crossover(gains, axis)}" for gains in found),
         *(f"- {axis} {size}: {reason}" for size, results in swept.items() for reason in failures(results.parity)),
         *(f"- {axis} {size}: {note}" for size, results in swept.items() for note in unsteady(group(results.rows))),
     ]

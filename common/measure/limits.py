@@ -41,7 +41,7 @@ SMALLEST_PRODUCT, LARGEST_PRODUCT, LONG_ENOUGH_S = 256, 8192, 0.005
 LEAST_TRIES, TRY_FOR_S = 5, 0.03
 
 
-class Product(NamedTuple):
+class Layer(NamedTuple):
     """One layer as a product of (rows, inner) with (inner, columns); inputs: the values that it reads, each once."""
 
     name: str
@@ -91,17 +91,17 @@ def best_ceilings(measured: Iterable[Ceilings]) -> Ceilings:
     return Ceilings(max(copies), max(products))
 
 
-def layers_of(model: ModelConfig, batch_size: float) -> list[Product]:
+def layers_of(model: ModelConfig, batch_size: float) -> list[Layer]:
     """The layers that multiply, in order."""
     height, width, channels = model.image_shape
     layers = []
     for number, size in enumerate(model.kernel_sizes, start=1):
         inputs = batch_size * height * width * channels
         height, width = height - size + 1, width - size + 1
-        layers.append(Product(f"conv{number}", batch_size * height * width, channels * size**2, model.filters, inputs))
+        layers.append(Layer(f"conv{number}", batch_size * height * width, channels * size**2, model.filters, inputs))
         channels = model.filters
     features = height * width * channels
-    return [*layers, Product("dense", batch_size, features, 1, batch_size * features)]
+    return [*layers, Layer("dense", batch_size, features, 1, batch_size * features)]
 
 
 def operations(config: RunConfig) -> list[Operation]:

@@ -33,7 +33,7 @@ class GpuUse:
     other_processes: int
 
 
-class GpuWatch:
+class DeviceWatch:
     """Samples one GPU for the process `pid` and those of its group; a reading that fails is left out.
 
     nvml: pynvml, initialised. number: which of the GPUs that CUDA_VISIBLE_DEVICES names.
@@ -95,10 +95,10 @@ class GpuWatch:
             return None
 
 
-class GpusWatch:
+class GpuWatch:
     """Samples every GPU of a row."""
 
-    def __init__(self, watches: Sequence[GpuWatch]) -> None:
+    def __init__(self, watches: Sequence[DeviceWatch]) -> None:
         self._watches = watches
 
     def sample(self) -> None:
@@ -124,13 +124,13 @@ class GpusWatch:
 
 
 @contextmanager
-def watch_gpus(pid: int, number: int = 1) -> Iterator[GpusWatch | None]:
+def watch_gpus(pid: int, number: int = 1) -> Iterator[GpuWatch | None]:
     """Sample the first GPUs for the process until the block ends; None without an NVIDIA driver, or nvidia-ml-py."""
     nvml = _load()
     if nvml is None:
         yield None
         return
-    watch, ended = GpusWatch([GpuWatch(nvml, pid, gpu) for gpu in range(number)]), threading.Event()
+    watch, ended = GpuWatch([DeviceWatch(nvml, pid, gpu) for gpu in range(number)]), threading.Event()
 
     def keep_sampling() -> None:
         while not ended.wait(INTERVAL_S):

@@ -24,7 +24,7 @@ from typing import Any
 
 from common.config import RunConfig
 from common.experiment.weights import weight_shapes
-from common.measure.nvml import GpusWatch, watch_gpus
+from common.measure.nvml import GpuWatch, watch_gpus
 from common.process.install import install_command
 from common.process.interrupts import Interrupts
 from common.process.log import CappedLog, last_lines
@@ -213,7 +213,7 @@ def _pass_on(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
         take(data)
 
 
-def _take_line(line: bytes, log: CappedLog, gpu: GpusWatch | None, on_event: OnEvent) -> None:
+def _take_line(line: bytes, log: CappedLog, gpu: GpuWatch | None, on_event: OnEvent) -> None:
     """Pass on an event of the worker; anything else that it prints goes to the log."""
     try:
         event = json.loads(line)
@@ -248,11 +248,11 @@ def _deadline(timeout_s: float, expired: threading.Event, end: Callable[[], None
         timer.cancel()
 
 
-def _gpu(config: RunConfig, pid: int) -> AbstractContextManager[GpusWatch | None]:
+def _gpu(config: RunConfig, pid: int) -> AbstractContextManager[GpuWatch | None]:
     return nullcontext() if config.execution.device == "cpu" else watch_gpus(pid, config.execution.devices)
 
 
-def _with_gpu_use(row: RowResult, gpu: GpusWatch | None) -> RowResult:
+def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
     if gpu is None or row.memory is None or row.memory.kind != "gpu_allocator":  # a row that chose the CPU
         return row
     use = gpu.use()

@@ -37,7 +37,7 @@ class Silent:
     def keep_row(self, row: RowResult) -> None: ...
 
 
-class Lines:
+class PlainLines:
     """One plain line for each row that ended, for logs and pipes."""
 
     def __init__(self, rows: int) -> None:
@@ -109,7 +109,7 @@ def reporting(configs: Sequence[RunConfig], quiet: bool) -> Iterator[Reporter]:
     if quiet:
         yield Silent()
     elif not console.is_terminal:
-        yield Lines(len(configs))
+        yield PlainLines(len(configs))
     else:
         times = (TimeElapsedColumn(), "elapsed,", TimeRemainingColumn(), "left")
         columns = ("{task.description}", BarColumn(), *times)

@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
     gradients: Weights
 
 
-class Step(NamedTuple):
+class ReferenceStep(NamedTuple):
     """One training step; all but applied_steps are taken before the update.
 
     contradicted: the run that is followed skipped the step although nothing comes close to overflowing, or took it
@@ -232,12 +232,12 @@ def train_step(
     loss_scale: LossScaleConfig,
     precision: Precision,
     rounding: Rounding,
-) -> Step:
+) -> ReferenceStep:
     """One step, or a skipped one where the precision scales the loss and a gradient overflows."""
     scale = state.loss_scale
     loss, logits, gradients = loss_and_gradients(state.weights, images, labels, rounding, scale)
     apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
-    return Step(loss, logits, scale, state.applied_steps)
+    return ReferenceStep(loss, logits, scale, state.applied_steps)
 
 
 def train_steps(
@@ -247,7 +247,7 @@ def train_steps(
     loss_scale: LossScaleConfig,
     precision: Precision,
     rounding: Rounding,
-) -> tuple[list[Step], Weights]:
+) -> tuple[list[ReferenceStep], Weights]:
     """Train from the weights for train.epochs over the batches; returns every step and the final weights."""
     state = make_state(weights, loss_scale, precision)
     steps = [
@@ -267,7 +267,7 @@ def follow_steps(
     rounding: Rounding,
     skipped: Container[int],
     replicas: int = 1,
-) -> tuple[list[Step], Weights]:
+) -> tuple[list[ReferenceStep], Weights]:
     """As train_steps, but skip the steps of these indices and no others, as the run did that is followed.
 
     So a step whose gradient is within a rounding of 65504 does not part the two.
@@ -285,7 +285,7 @@ def follow_steps(
             skip_step(state)
         else:
             apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
-        steps.append(Step(loss, logits, scale, state.applied_steps, contradicted))
+        steps.append(ReferenceStep(loss, logits, scale, state.applied_steps, contradicted))
     return steps, state.weights
 
 

@@ -56,7 +56,7 @@ from common.proof.bounds import (
 )
 from common.proof.checks import check_gradients, check_held, compare, gradient_bounds, joined, relative_error, rounds
 from common.proof.probe import Case
-from common.proof.reference import ROUNDINGS, Evaluation, Step, exact, follow_steps, loss_and_gradients
+from common.proof.reference import ROUNDINGS, Evaluation, ReferenceStep, exact, follow_steps, loss_and_gradients
 from common.results.check import Check, worst_first, worst_of_each_name
 from common.results.rows import Arrays, ParityEntry, RowResult, Status, Training, times
 
@@ -379,7 +379,7 @@ def _numpy_course(
     return Course(loss, np.abs(rounded - loss), len(loss), "", whole)
 
 
-def _logits(steps: Sequence[Step], per_epoch: int) -> list[np.ndarray]:
+def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
     """Those of each epoch, (N, 1)."""
     epochs = [steps[at : at + per_epoch] for at in range(0, len(steps), per_epoch)]
     return [np.concatenate([step.logits for step in epoch]) for epoch in epochs]
@@ -388,7 +388,7 @@ def _logits(steps: Sequence[Step], per_epoch: int) -> list[np.ndarray]:
 @cache
 def _exact_run(
     data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
-) -> tuple[list[Step], Weights]:
+) -> tuple[list[ReferenceStep], Weights]:
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
     return follow_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
 

@@ -58,7 +58,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def sweep(folder: Path, names: tuple[str, ...]) -> None:
+def remove_scratch(folder: Path, names: tuple[str, ...]) -> None:
     """Remove what a process that was killed left half written of files of these names."""
     scratch = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+")
     for entry in os.scandir(folder):

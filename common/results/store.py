@@ -21,7 +21,7 @@ from typing import BinaryIO
 from common.config import RunConfig, any_experiment_difference
 from common.experiment.weights import weight_shapes
 from common.results.coding import arrays_file, read_arrays, read_json, results_json, to_json
-from common.results.files import open_plain, require_folder, sweep, write_text
+from common.results.files import open_plain, remove_scratch, require_folder, write_text
 from common.results.rows import Arrays, Results, RowResult, Status, require_consistent
 from common.text import in_one_line, printable, say
 
@@ -102,7 +102,7 @@ class Store:
             file.truncate(0)
             file.write(str(os.getpid()).encode())
             file.flush()
-            self._sweep()
+            self._remove_scratch()
             yield
 
     def _open_lock(self) -> BinaryIO:
@@ -196,14 +196,14 @@ class Store:
             return False
         return True
 
-    def _sweep(self) -> None:
+    def _remove_scratch(self) -> None:
         """Remove what a run that was killed left half written."""
         rows = self.folder / "rows"
         try:
             require_folder(rows)
-            sweep(self.folder, ("results.json",))
+            remove_scratch(self.folder, ("results.json",))
             for folder in rows.iterdir():
                 if folder.is_dir() and not folder.is_symlink():
-                    sweep(folder, ("result.json", "config.json", "arrays.npz"))
+                    remove_scratch(folder, ("result.json", "config.json", "arrays.npz"))
         except (OSError, ValueError) as error:
             raise StoreError(f"{rows} can't be used ({in_one_line(error)}); give another folder") from error

@@ -45,10 +45,10 @@ class Gain:
         return [*own, *self.failed_pairs]
 
 
-Course = Sequence[Gain]  # one precision of one framework and mode, from the smallest size to the largest
+Gains = Sequence[Gain]  # one precision of one framework and mode, from the smallest size to the largest
 
 
-def courses(swept: Mapping[int, Results]) -> list[Course]:
+def gains_along(swept: Mapping[int, Results]) -> list[Gains]:
     """Every precision but float32 of each framework and mode, along the sizes."""
     found: dict[tuple[object, ...], list[Gain]] = {}
     for size in sorted(swept):
@@ -61,15 +61,15 @@ def courses(swept: Mapping[int, Results]) -> list[Course]:
     return list(found.values())
 
 
-def crossover(course: Course, axis: str) -> str:
+def crossover(gains: Gains, axis: str) -> str:
     """Where the precision starts to pay, in words.
 
     It pays from the smallest size on from which it is faster than float32 at every size that was judged.
     """
-    judged = [gain for gain in course if gain.verdict != NOT_JUDGED]
+    judged = [gain for gain in gains if gain.verdict != NOT_JUDGED]
     paying = _tail_that_pays(judged)
     others = judged[: len(judged) - len(paying)]
-    unknown = [f"{gain.size} ({_why_not(gain)})" for gain in course if gain.verdict == NOT_JUDGED]
+    unknown = [f"{gain.size} ({_why_not(gain)})" for gain in gains if gain.verdict == NOT_JUDGED]
     that = " that was judged" if unknown else ""
     clauses = []
     if paying and not others:
@@ -86,9 +86,9 @@ def crossover(course: Course, axis: str) -> str:
     return "; ".join(clauses)
 
 
-def pays_from(course: Course) -> int | None:
+def pays_from(gains: Gains) -> int | None:
     """The size from which on it pays; None where it doesn't at the largest that was judged."""
-    paying = _tail_that_pays([gain for gain in course if gain.verdict != NOT_JUDGED])
+    paying = _tail_that_pays([gain for gain in gains if gain.verdict != NOT_JUDGED])
     return paying[0].size if paying else None
 
 
@@ -103,7 +103,7 @@ def _gain(size: int, line: Line, float32: Line | None, parity: Sequence[ParityEn
     return Gain(size, line, float32, speed_up(line, float32), interval(line, float32) if float32 else None, failed)
 
 
-def _tail_that_pays(judged: Course) -> Course:
+def _tail_that_pays(judged: Gains) -> Gains:
     for index in range(len(judged)):
         if all(gain.verdict == FASTER for gain in judged[index:]):
             return judged[index:]
@@ -114,7 +114,7 @@ def _at(gain: Gain) -> str:
     return f"{gain.size} ({gain.speed_up:.2f}x)"
 
 
-def _to(gains: Course) -> str:
+def _to(gains: Gains) -> str:
     return f" to {_at(gains[-1])}" if len(gains) > 1 else ""
 
 

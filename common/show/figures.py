@@ -27,7 +27,7 @@ from common.proof.bounds import PAIR_LOSS, RULES
 from common.results.check import worst_first
 from common.results.files import write_text, written_whole
 from common.results.rows import ParityEntry, Results, RowResult, Status, Training
-from common.show.crossover import NOT_JUDGED, Course, pays_from
+from common.show.crossover import NOT_JUDGED, Gains, pays_from
 from common.show.lines import Line, baselines, group, interval, number
 
 COLOURS = {"tensorflow": "#E69F00", "torch": "#0072B2"}
@@ -259,7 +259,7 @@ def images(results: Results) -> Figure | None:
     return figure
 
 
-def crossovers(courses: Sequence[Course], axis: str, label: str) -> Figure:
+def crossovers(courses: Sequence[Gains], axis: str, label: str) -> Figure:
     """Each precision's speed-up over float32 along the sizes of a sweep, with its interval; 1 is float32."""
     kinds = [_kind(course[0].line.first) for course in courses]
     figure, panels = _panels(kinds, _crossover_finding(courses, axis), panel_inches=1.9)
@@ -473,7 +473,7 @@ def _scaling_finding(courses: Mapping[_Kind, Sequence[tuple[int, float]]], name:
     return "\n".join([f"{name} scaling{', uncompiled' if found else ''}", *found])
 
 
-def _crossover_finding(courses: Sequence[Course], axis: str) -> str:
+def _crossover_finding(courses: Sequence[Gains], axis: str) -> str:
     """For each framework, in our own uncompiled loop where it is there, the mixed precision that pays first."""
     found = []
     for framework in FRAMEWORKS:

@@ -14,7 +14,7 @@ from common.results.check import Check
 from common.results.coding import read_json
 from common.results.rows import ParityEntry, Results, RowResult, Status, make_row
 from common.results.store import read_results, results_file
-from common.show.crossover import courses, crossover, pays_from
+from common.show.crossover import crossover, gains_along, pays_from
 from tests.conftest import ROOT
 from tests.fakes import fake_worker, started
 
@@ -70,21 +70,21 @@ def swept(speed_ups: Mapping[int, float | None], processes: int = 3) -> dict[int
     ],
 )
 def test_the_crossover_in_words(speed_ups: Mapping[int, float | None], size: int | None, words: str) -> None:
-    (course,) = courses(swept(speed_ups))
-    assert crossover(course, "size") == words
-    assert pays_from(course) == size
+    (gains,) = gains_along(swept(speed_ups))
+    assert crossover(gains, "size") == words
+    assert pays_from(gains) == size
 
 
 @pytest.mark.parametrize(("processes", "size"), [(1, 32), (3, 16)])
 def test_a_gain_of_5_percent_counts_where_three_processes_show_it(processes: int, size: int) -> None:
-    (course,) = courses(swept({8: 0.9, 16: 1.05, 32: 1.2}, processes))
-    assert pays_from(course) == size
+    (gains,) = gains_along(swept({8: 0.9, 16: 1.05, 32: 1.2}, processes))
+    assert pays_from(gains) == size
 
 
 def test_without_float32_nothing_is_judged() -> None:
     without = {8: Results([], {}, [row("mixed_float16", 1.0, 0)])}
-    (course,) = courses(without)
-    assert crossover(course, "size") == "not judged at size 8 (no float32)"
+    (gains,) = gains_along(without)
+    assert crossover(gains, "size") == "not judged at size 8 (no float32)"
 
 
 def sweep(tmp_path: Path, *arguments: str, before: str = "", output: str = "run") -> int:
@@ -210,8 +210,8 @@ def test_a_table_that_cannot_be_written_costs_itself(tmp_path: Path, capsys: pyt
 def test_a_row_that_fails_a_check_does_not_pay() -> None:
     wrong = Check("C1 logits", 2, 1, False, "right")
     rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 0.5, 0), checks=[wrong])]
-    (course,) = courses({8: Results([], {}, rows)})
-    assert crossover(course, "size") == "not judged at size 8 (C1 logits failed)"
+    (gains,) = gains_along({8: Results([], {}, rows)})
+    assert crossover(gains, "size") == "not judged at size 8 (C1 logits failed)"
 
 
 @pytest.mark.parametrize(("precision", "words"), [("mixed_float16", "not judged"), ("float64", "pays")])
@@ -219,8 +219,8 @@ def test_a_row_that_is_unlike_the_other_frameworks_does_not_pay(precision: str, 
     """Where C8 failed at its precision, and not at another."""
     wrong = ParityEntry(precision, False, False, [Check("C8 loss curve", 2, 1, False, "tensorflow, torch: all")])
     rows = [row("float32", 1.0, 0), row("mixed_float16", 0.5, 0)]
-    (course,) = courses({8: Results([], {}, rows, [wrong])})
-    assert crossover(course, "size").startswith(words)
+    (gains,) = gains_along({8: Results([], {}, rows, [wrong])})
+    assert crossover(gains, "size").startswith(words)
 
 
 def test_the_published_sweep_is_that_of_its_results() -> None:
@@ -234,8 +234,8 @@ def test_the_published_sweep_is_that_of_its_results() -> None:
 def test_a_row_without_a_steady_step_is_not_judged() -> None:
     timing = Timing(1.0, [9.0, *5 * [1.0]], None, 9.0, None)
     rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 1.0, 0), timing=timing)]
-    (course,) = courses({8: Results([], {}, rows)})
-    assert crossover(course, "size") == "not judged at size 8 (no steady step)"
+    (gains,) = gains_along({8: Results([], {}, rows)})
+    assert crossover(gains, "size") == "not judged at size 8 (no steady step)"
 
 
 def test_a_batch_size_sets_the_images(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_it_is_drawn_with_both_frameworks(tmp_path: Path) -> None:
             for row in results.rows
         ]
         both[size] = Results([], {}, [*tensorflow, *results.rows])
-    figure = crossovers(courses(both), "image-size", "pixels")
+    figure = crossovers(gains_along(both), "image-size", "pixels")
     title = " ".join(figure.get_suptitle().split())
     assert title == ("TensorFlow: mixed_float16 pays from image-size 16 PyTorch: mixed_float16 pays from image-size 16")
     (axes,) = figure.axes
@@ -289,8 +289,8 @@ def test_a_figure_does_not_say_of_what_was_not_judged_that_it_does_not_pay() -> 
     pytest.importorskip("matplotlib")
     from common.show.figures import crossovers
 
-    assert crossovers(courses(swept({8: None, 16: None})), "size", "").get_suptitle() == "PyTorch: not judged"
-    assert "no mixed precision pays" in crossovers(courses(swept({8: 0.5, 16: None})), "size", "").get_suptitle()
+    assert crossovers(gains_along(swept({8: None, 16: None})), "size", "").get_suptitle() == "PyTorch: not judged"
+    assert "no mixed precision pays" in crossovers(gains_along(swept({8: 0.5, 16: None})), "size", "").get_suptitle()
 
 
 def test_its_figure_is_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.measure.hardware import has_gpu
-from common.measure.nvml import GpusWatch, GpuUse, GpuWatch, watch_gpus
+from common.measure.nvml import DeviceWatch, GpuUse, GpuWatch, watch_gpus
 from common.proof.bounds import KNOWN_ALLOCATION
 from tests.conftest import ROOT, needs_tensorflow, needs_torch
 
@@ -60,7 +60,7 @@ def nvml() -> FakeNvml:
 
 
 def test_the_peak_of_the_process(nvml: FakeNvml) -> None:
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     for used in (50, 80, 60):
         nvml.processes = {PID: used, 8: 1000}
         watch.sample()
@@ -68,7 +68,7 @@ def test_the_peak_of_the_process(nvml: FakeNvml) -> None:
 
 
 def test_where_processes_cannot_be_told_apart_the_growth_of_the_device_counts(nvml: FakeNvml) -> None:
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     for used in (130, 190, 150):  # 100 were used before
         nvml.used = used
         watch.sample()
@@ -77,14 +77,14 @@ def test_where_processes_cannot_be_told_apart_the_growth_of_the_device_counts(nv
 
 def test_energy_is_of_the_steady_epochs(nvml: FakeNvml) -> None:
     """Counter at the ends of three epochs, in mJ: the two steady ones took 40 J and 60 J."""
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     for nvml.energy_mj in (900_000, 940_000, 1_000_000):
         watch.end_epoch()
     assert watch.use().energy_per_epoch_j == 50.0
 
 
 def test_no_energy_without_a_counter(nvml: FakeNvml) -> None:
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     for nvml.energy_mj in (1000, None):
         watch.end_epoch()
     assert watch.use().energy_per_epoch_j is None
@@ -102,7 +102,7 @@ def test_a_reading_that_fails_is_left_out_and_nothing_else(missing: str, monkeyp
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     nvml = Old()
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     nvml.used, nvml.processes, nvml.reasons = 150, {PID: 40}, 0x04
     for nvml.energy_mj in (0, 5000):
         watch.sample()
@@ -119,7 +119,7 @@ def test_a_reading_that_fails_is_left_out_and_nothing_else(missing: str, monkeyp
 
 
 def test_whatever_held_the_clocks_down_is_remembered(nvml: FakeNvml) -> None:
-    watch = GpuWatch(nvml, PID)
+    watch = DeviceWatch(nvml, PID)
     for nvml.reasons in (0x01, 0x04, 0x20 | 0x40, 0x00):  # idle, power cap, heat twice, nothing
         watch.sample()
     assert watch.use().slowed_by == ["heat", "the power limit"]
@@ -135,7 +135,7 @@ def test_the_gpus_are_the_first_visible_ones(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    GpuWatch(nvml, PID, number)
+    DeviceWatch(nvml, PID, number)
     assert nvml.asked_for == asked_for
 
 
@@ -144,7 +144,7 @@ def test_several_gpus_are_one_row_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpgid", {21: PID, 22: PID, 8: 8}.__getitem__)
     one, two = FakeNvml(), FakeNvml()
     one.processes, two.processes = {21: 300}, {22: 500, 8: 1000}
-    watch = GpusWatch([GpuWatch(nvml, PID) for nvml in (one, two)])
+    watch = GpuWatch([DeviceWatch(nvml, PID) for nvml in (one, two)])
     for one.energy_mj, two.energy_mj in ((0, 0), (5000, 7000)):
         watch.sample()
         watch.end_epoch()

@@ -26,7 +26,7 @@ from common.cli.worker import train_row
 from common.config import DataConfig, ExecutionConfig, LossScaleConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.measure.hardware import Unsupported, has_gpu, require_support, slow_reason
 from common.measure.memory import Memory, OutOfMemory
-from common.measure.nvml import GpuUse, GpuWatch
+from common.measure.nvml import DeviceWatch, GpuUse
 from common.measure.timing import EpochClock, StepTimes, Timing
 from common.process import launch as launch_module
 from common.process.launch import launch_row
@@ -607,7 +607,7 @@ def test_nvml_that_raises_costs_its_readings_alone() -> None:
         def __getattr__(self, name: str) -> Any:
             raise self.NVMLError
 
-    watch = GpuWatch(Raising(), pid=1)
+    watch = DeviceWatch(Raising(), pid=1)
     watch.sample()
     watch.end_epoch()
     assert watch.use() == GpuUse("growth of the device", None, None, [], 0)
