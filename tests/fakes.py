@@ -54,7 +54,8 @@ import importlib, os, signal, sys, time
 sys.path.insert(0, {root!r})
 MODULE = sys.argv[2]
 __import__(MODULE)
-run = importlib.import_module(MODULE + ".run")
+implementation = importlib.import_module(MODULE + ".implementation")
+row = importlib.import_module("common.process.row")
 {patch}
 
 if __name__ == "__main__":
@@ -80,7 +81,7 @@ def fake_worker(folder: Path, body: str = "return ok(config)") -> str:
 
 
 def patched_worker(folder: Path, patch: str) -> str:
-    """A worker as ours, in every process of it `patch` run first: `run` is its implementation's run module."""
+    """A worker as ours; in every process of it `patch` runs first, and sees `row` and the `implementation`."""
     return _executable(folder / "patched worker", _PATCHED.format(python=sys.executable, root=str(ROOT), patch=patch))
 
 

@@ -133,6 +133,10 @@ def _tensor_bytes(message: str) -> int | None:
     return math.prod(int(size) for size in match[1].split(",") if size) * tf.as_dtype(match[2]).size
 
 
+def release_cached_memory(device: str) -> None:
+    """Do nothing. Differs from torch_impl: TensorFlow's allocator gives nothing back before its process ends."""
+
+
 def to_device(images: np.ndarray, labels: np.ndarray, device: str, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
     """Copy images (N, H, W, C) and labels (N, 1) to the device as dtype."""
     with tf.device(device):
@@ -142,6 +146,11 @@ def to_device(images: np.ndarray, labels: np.ndarray, device: str, dtype: tf.DTy
 def to_host(images: tf.Tensor, labels: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
     return tf.cast(images, tf.float32).numpy(), tf.cast(labels, tf.float32).numpy()
+
+
+def to_numpy(tensor: tf.Tensor) -> np.ndarray:
+    """The tensor's values on the host, in its own dtype and shape."""
+    return tensor.numpy()
 
 
 def copy_seconds(size: int, device: str) -> float:

@@ -89,9 +89,14 @@ def make_optimizer(model: ConvNet, train: TrainConfig, loss_scale: LossScaleConf
     return optimizer
 
 
+def scale_loss(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """The loss, or another tensor, times the factor; without loss scaling as it is."""
+    return optimizer.scale_loss(loss)
+
+
 def loss_scale(optimizer: Optimizer) -> tf.Tensor:
     """The factor on the loss, float32 scalar on the device; 1 without loss scaling."""
-    return optimizer.scale_loss(tf.ones(()))
+    return scale_loss(optimizer, tf.ones(()))
 
 
 def set_loss_scale(optimizer: Optimizer, scale: float) -> None:

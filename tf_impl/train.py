@@ -6,11 +6,14 @@ from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from common.process.recorder import Recorder
 from tf_impl.distributed import Replicas, global_loss, mean, sum_gradients
 from tf_impl.model import ConvNet, Convolution
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
 
 T = TypeVar("T")
+
+STEPS_PER_CALL = 20  # of several replicas, at most; on GPUs each is traced, which takes up to half a second
 
 
 class Step(NamedTuple):
@@ -102,6 +105,53 @@ def _fused(function: Callable[..., T], model: ConvNet) -> Callable[..., T]:
     On a CPU XLA can't compile that sum; elsewhere these are parts of the program of the whole step.
     """
     return tf.function(function, jit_compile=True, autograph=False) if model.in_xla else function
+
+
+def calls_of_epoch(
+    step: tf.types.experimental.PolymorphicFunction,
+    batches: Sequence[tuple[tf.Tensor, tf.Tensor]],
+    replicas: Replicas,
+) -> list[Callable[[], list[Step]]]:
+    """The calls that step through the batches in their order.
+
+    Differs from torch_impl: of several replicas many steps are one call, of one graph. It returns when the gradients
+    have been summed, and the device has nothing to do until the next one has come to it.
+    """
+    # On GPUs the graph does not call the step's, but repeats it: the numbers by which replicas find their sums would
+    # come from the host to each step after the one before.
+    in_graph = step.python_function if replicas.backend == "nccl" else step
+
+    def one(images: tf.Tensor, labels: tf.Tensor) -> list[Step]:
+        return [step(images, labels)]
+
+    def all_in_turn(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
+        steps: list[Step] = []
+        for images, labels in batches:
+            with tf.control_dependencies(steps[-1] if steps else []):  # or the host prepares all batches at once
+                steps.append(in_graph(tf.identity(images), tf.identity(labels)))
+        return steps
+
+    if replicas.size == 1:
+        return [partial(one, *batch) for batch in batches]
+    graph = tf.function(all_in_turn, autograph=False)  # an exception then keeps its words
+
+    def many(batches: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> list[Step]:
+        graph.get_concrete_function(batches)  # traced by each replica for itself
+        replicas.on_collective()
+        return graph(batches)
+
+    return [partial(many, batches[at : at + STEPS_PER_CALL]) for at in range(0, len(batches), STEPS_PER_CALL)]
+
+
+def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:
+    """Make the calls of an epoch, epoch after epoch; what the steps report is fetched when the epoch is over."""
+    for _ in range(epochs):
+        recorder.start_epoch()
+        steps = []
+        for call in calls:
+            steps += call()
+            recorder.end_step()
+        recorder.end_epoch(steps)
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:

@@ -30,19 +30,7 @@ _HOMES = {
     "trace_steps": "monitor",
 }
 
-__all__ = [
-    "apply_gradients",
-    "build_model",
-    "compiled",
-    "export_weights",
-    "load_weights",
-    "loss_and_gradients",
-    "make_optimizer",
-    "run",
-    "trace_steps",
-    "train_step",
-    "write_scalars",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

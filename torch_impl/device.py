@@ -134,7 +134,7 @@ def memory_errors(device: torch.device) -> Iterator[None]:
 def release_cached_memory(device: torch.device) -> None:
     """Give what is freed back to the driver, so that what a row was tried on is not held beside what it trains.
 
-    Has no twin in tf_impl: TensorFlow's allocator gives nothing back before its process ends.
+    Differs from tf_impl: TensorFlow's allocator gives nothing back before its process ends.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -156,6 +156,11 @@ def to_device(
 def to_host(images: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Undo to_device: images (N, H, W, C) and labels (N, 1) as float32 arrays."""
     return images.permute(0, 2, 3, 1).float().cpu().numpy(), labels.float().cpu().numpy()
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's values on the host, in its own dtype and shape."""
+    return tensor.detach().cpu().numpy()
 
 
 def copy_seconds(size: int, device: torch.device) -> float:

@@ -36,10 +36,15 @@ def make_optimizer(model: ConvNet, train: TrainConfig, loss_scale: LossScaleConf
     return Optimizer(adam, scaler)
 
 
+def scale_loss(optimizer: Optimizer, loss: torch.Tensor) -> torch.Tensor:
+    """The loss, or another tensor, times the factor; without loss scaling as it is."""
+    return optimizer.scaler.scale(loss)
+
+
 def loss_scale(optimizer: Optimizer) -> torch.Tensor:
     """The factor on the loss, float32 scalar on the device; 1 without loss scaling."""
     device = optimizer.adam.param_groups[0]["params"][0].device
-    return optimizer.scaler.scale(torch.ones((), device=device))  # GradScaler.get_scale() would wait for the device
+    return scale_loss(optimizer, torch.ones((), device=device))  # GradScaler.get_scale() would wait for the device
 
 
 def set_loss_scale(optimizer: Optimizer, scale: float) -> None:

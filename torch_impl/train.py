@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from common.measure.hardware import Unsupported
+from common.process.recorder import Recorder
 from torch_impl.distributed import Replicas, global_loss, mean, sum_gradients
 from torch_impl.model import ConvNet
 from torch_impl.optimizer import Optimizer, applied_steps, loss_scale
@@ -104,6 +105,33 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
             raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
         model.logits.compile(dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
     return partial(function, model, optimizer)
+
+
+def calls_of_epoch(
+    step: Callable[[torch.Tensor, torch.Tensor], Step],
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    replicas: Replicas,
+) -> list[Callable[[], list[Step]]]:
+    """The calls that step through the batches in their order.
+
+    Differs from tf_impl: a step is a call, however many replicas there are; it returns before its work is done.
+    """
+
+    def steps(batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Step]:
+        return [step(images, labels) for images, labels in batches]
+
+    return [partial(steps, [batch]) for batch in batches]
+
+
+def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorder: Recorder) -> None:
+    """Make the calls of an epoch, epoch after epoch; what the steps report is fetched when the epoch is over."""
+    for _ in range(epochs):
+        recorder.start_epoch()
+        steps = []
+        for call in calls:
+            steps += call()
+            recorder.end_step()
+        recorder.end_epoch(steps)
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:

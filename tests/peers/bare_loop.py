@@ -132,7 +132,7 @@ def time_harness(impl: Any, step: Step, batches: Batches, config: RunConfig, dev
         memory_stats=partial(impl.device.memory_stats, device),
         reset_peak_memory=partial(impl.device.reset_peak_memory, device),
     )
-    impl.run.train_epochs(impl.run.calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
+    impl.train.train_epochs(impl.train.calls_of_epoch(step, batches, replicas), config.train.epochs, recorder)
     return recorder.timing()
 
 

@@ -29,6 +29,7 @@ from common.measure.memory import Memory, OutOfMemory
 from common.measure.nvml import DeviceWatch, GpuUse
 from common.measure.timing import EpochClock, StepTimes, Timing
 from common.process import launch as launch_module
+from common.process import row as row_module
 from common.process.launch import launch_row
 from common.process.log import FIRST_BYTES, LAST_BYTES
 from common.results.coding import read_json, write_json
@@ -105,7 +106,7 @@ def allocate_too_much(framework: str) -> None:
 def test_out_of_memory_says_what_was_asked_what_was_free_and_what_would_fit(
     impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(impl.run, "train", lambda config, *_: allocate_too_much(config.framework))
+    monkeypatch.setattr(row_module, "train", lambda impl, config, *_: allocate_too_much(config.framework))
     monkeypatch.setattr(impl.device, "free_memory", lambda device: 1_200_000_000)
     row = train(impl, RunConfig(impl.framework, Precision.FLOAT32, execution=ExecutionConfig("cpu")))
     assert row.status is Status.OOM
@@ -702,16 +703,15 @@ def test_weights_that_are_copied_wrongly_fail_the_proof(impl: SimpleNamespace, m
         wrong = kernel.reshape(4, -1).T.reshape(kernel.shape) if kernel.size % 4 == 0 else kernel[::-1]
         load(model, {**weights, "dense/kernel": wrong})
 
-    for module in (impl.run, impl.probe):
-        monkeypatch.setattr(module, "load_weights", load_channels_first)
+    monkeypatch.setattr(impl.implementation, "load_weights", load_channels_first)
     row = train(impl, small(impl))
     failed = [check for check in row.checks if not check.passed]
     assert any("dense/kernel" in check.where for check in failed)
 
 
 def test_a_seed_that_is_ignored_fails_the_start(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = impl.run.draw_data
-    monkeypatch.setattr(impl.run, "draw_data", lambda config: draw(replace(config, seed=config.seed + 1)))
+    draw = row_module.draw_data
+    monkeypatch.setattr(row_module, "draw_data", lambda config: draw(replace(config, seed=config.seed + 1)))
     row = train(impl, small(impl))
     (failed,) = (check for check in row.checks if not check.passed)
     assert (failed.name, failed.where) == ("C7 start", "data on the device")

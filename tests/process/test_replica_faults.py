@@ -41,7 +41,7 @@ def rank():
 """
 
 IN_THE_THIRD_STEP = """
-compiled, calls = run.compiled, []
+compiled, calls = implementation.compiled, []
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
     def faulty(*batch):
@@ -51,17 +51,17 @@ def compiled_with_a_fault(*arguments):
             {fault}
         return step(*batch)
     return faulty
-run.compiled = compiled_with_a_fault
+implementation.compiled = compiled_with_a_fault
 """
 
 BEFORE_THE_MODEL = """
-replicated = run.replicated
+replicated = implementation.replicated
 def replicated_with_a_fault(*arguments):
     if rank() == 1:
         open({reached!r}, "w").close()
         {fault}
     return replicated(*arguments)
-run.replicated = replicated_with_a_fault
+implementation.replicated = replicated_with_a_fault
 """
 
 PATIENT = """

@@ -60,13 +60,13 @@ MIXED = [Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16]
 # Multiplies the last image of the second batch by infinity: on two replicas the last one's. In the first batch the
 # replicas get the same images, so that each has exactly half of the gradient.
 OVERFLOW = """
-draw = run.draw_data
+draw = row.draw_data
 def draw_with_an_overflow(config):
     images, labels = draw(config)
     images[15] *= float("inf")
     images[4:8], labels[4:8] = images[:4], labels[:4]
     return images, labels
-run.draw_data = draw_with_an_overflow
+row.draw_data = draw_with_an_overflow
 """
 
 # Keras' own optimizer, which sums the gradients by itself, after it has looked at the first replica's.
@@ -78,7 +78,7 @@ def stock(model, config, loss_scale, precision):
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=loss_scale.initial_scale)
     optimizer.build(model.trainable_variables)
     return optimizer
-run.make_optimizer = stock
+implementation.make_optimizer = stock
 """
 
 Train = Callable[..., tuple[RowResult, Arrays]]
@@ -510,7 +510,7 @@ def test_many_steps_are_one_call(backend: str, calls: int, waits: list[bool]) ->
     import tensorflow as tf
 
     from tf_impl.distributed import Replicas
-    from tf_impl.run import calls_of_epoch
+    from tf_impl.train import calls_of_epoch
 
     size = 1 if backend == "none" else 2
     replicas = Replicas(size, range(1), ["CPU:0"], backend, tf.distribute.get_strategy())
