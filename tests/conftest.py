@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("device", "distributed", "implementation", "model", "monitor", "optimizer", "precision", "run", "train")
+MODULES = ("device", "distributed", "model", "monitor", "optimizer", "precision", "run", "train")
 
 HAS = {"torch_impl": importlib.util.find_spec("torch"), "tf_impl": importlib.util.find_spec("tensorflow")}
 needs_torch = pytest.mark.skipif(not HAS["torch_impl"], reason="PyTorch is not installed")

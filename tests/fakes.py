@@ -54,7 +54,7 @@ import importlib, os, signal, sys, time
 sys.path.insert(0, {root!r})
 MODULE = sys.argv[2]
 __import__(MODULE)
-implementation = importlib.import_module(MODULE + ".implementation")
+run = importlib.import_module(MODULE + ".run")
 row = importlib.import_module("common.process.row")
 {patch}
 
@@ -81,7 +81,7 @@ def fake_worker(folder: Path, body: str = "return ok(config)") -> str:
 
 
 def patched_worker(folder: Path, patch: str) -> str:
-    """A worker as ours; in every process of it `patch` runs first, and sees `row` and the `implementation`."""
+    """A worker as ours; in every process of it `patch` runs first, and sees the modules `row` and `run`."""
     return _executable(folder / "patched worker", _PATCHED.format(python=sys.executable, root=str(ROOT), patch=patch))
 
 

@@ -703,7 +703,7 @@ def test_weights_that_are_copied_wrongly_fail_the_proof(impl: SimpleNamespace, m
         wrong = kernel.reshape(4, -1).T.reshape(kernel.shape) if kernel.size % 4 == 0 else kernel[::-1]
         load(model, {**weights, "dense/kernel": wrong})
 
-    monkeypatch.setattr(impl.implementation, "load_weights", load_channels_first)
+    monkeypatch.setattr(impl.model, "load_weights", load_channels_first)
     row = train(impl, small(impl))
     failed = [check for check in row.checks if not check.passed]
     assert any("dense/kernel" in check.where for check in failed)

@@ -41,7 +41,7 @@ def rank():
 """
 
 IN_THE_THIRD_STEP = """
-compiled, calls = implementation.compiled, []
+compiled, calls = run.compiled, []
 def compiled_with_a_fault(*arguments):
     step = compiled(*arguments)
     def faulty(*batch):
@@ -51,17 +51,17 @@ def compiled_with_a_fault(*arguments):
             {fault}
         return step(*batch)
     return faulty
-implementation.compiled = compiled_with_a_fault
+run.compiled = compiled_with_a_fault
 """
 
 BEFORE_THE_MODEL = """
-replicated = implementation.replicated
+replicated = run.distributed.replicated
 def replicated_with_a_fault(*arguments):
     if rank() == 1:
         open({reached!r}, "w").close()
         {fault}
     return replicated(*arguments)
-implementation.replicated = replicated_with_a_fault
+run.distributed.replicated = replicated_with_a_fault
 """
 
 PATIENT = """

@@ -78,7 +78,7 @@ def stock(model, config, loss_scale, precision):
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=loss_scale.initial_scale)
     optimizer.build(model.trainable_variables)
     return optimizer
-implementation.make_optimizer = stock
+run.optimizer.make_optimizer = stock
 """
 
 Train = Callable[..., tuple[RowResult, Arrays]]

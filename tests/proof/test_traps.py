@@ -48,7 +48,7 @@ Plant = Callable[[SimpleNamespace, pytest.MonkeyPatch], None]
 
 def probe(impl: SimpleNamespace, precision: str, compile: bool = False) -> list[Check]:
     config = RunConfig(impl.framework, Precision(precision), execution=ExecutionConfig("cpu", compile))
-    return probing.probe(impl.implementation, config, impl.cpu)
+    return probing.probe(impl.run.IMPLEMENTATION, config, impl.cpu)
 
 
 def train(impl: SimpleNamespace, precision: str, loop: str = "custom") -> RowResult:
@@ -92,7 +92,7 @@ def instead_of(module: str, name: str, make: Callable[[SimpleNamespace, Any], An
     return plant
 
 
-def in_the_run(name: str, make: Callable[[SimpleNamespace, Any], Any]) -> Plant:
+def in_the_run(module: str, name: str, make: Callable[[SimpleNamespace, Any], Any]) -> Plant:
     """As instead_of, but only while the row's own model is built: the probe's is right."""
 
     def plant(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def in_the_run(name: str, make: Callable[[SimpleNamespace, Any], Any]) -> Plant:
 
         def build_wrongly(*arguments: Any) -> Any:
             with pytest.MonkeyPatch.context() as patch:
-                instead_of("implementation", name, make)(impl, patch)
+                instead_of(module, name, make)(impl, patch)
                 return build(*arguments)
 
         monkeypatch.setattr(row_module, "build", build_wrongly)
@@ -122,7 +122,7 @@ def in_the_weights(change: Callable[[str, np.ndarray], np.ndarray]) -> Plant:
     def make(impl: SimpleNamespace, right: Any) -> Any:
         return lambda model, weights: right(model, {name: change(name, array) for name, array in weights.items()})
 
-    return instead_of("implementation", "load_weights", make)
+    return instead_of("model", "load_weights", make)
 
 
 def in_the_images(change: Callable[[np.ndarray], np.ndarray]) -> Plant:
@@ -142,7 +142,7 @@ def in_the_loss(change: Callable[[Any, Any, Any], Any]) -> Plant:
 def in_the_model(precision: Precision) -> Plant:
     """The model is built at another precision than the row's label."""
     return instead_of(
-        "implementation", "build_model", lambda impl, right: lambda model, _, device: right(model, precision, device)
+        "model", "build_model", lambda impl, right: lambda model, _, device: right(model, precision, device)
     )
 
 
@@ -154,7 +154,7 @@ def in_the_casts(autocast: Callable[[Precision, Any], Any]) -> Plant:
 def in_the_optimizer(change: Callable[[Any, Any, Precision], tuple[Any, Any, Precision]]) -> Plant:
     """make_optimizer is given another TrainConfig, LossScaleConfig or precision."""
     return instead_of(
-        "implementation", "make_optimizer", lambda impl, right: lambda model, *rest: right(model, *change(*rest))
+        "optimizer", "make_optimizer", lambda impl, right: lambda model, *rest: right(model, *change(*rest))
     )
 
 
@@ -176,7 +176,7 @@ def in_the_gradients(change: Callable[[Any, Any], Any]) -> Plant:
 
         return apply_gradients
 
-    return instead_of("implementation", "apply_gradients", make)
+    return instead_of("train", "apply_gradients", make)
 
 
 # Mistakes that both frameworks invite.
@@ -263,7 +263,7 @@ TRAPS = {
     "gradients left scaled": (FLOAT16, in_the_gradients(lambda g, scale: g * scale), "C4 optimizer"),
     "gradients unscaled twice": (FLOAT16, in_the_gradients(lambda g, scale: g / scale), "C4 optimizer"),
     "skipped steps counted in Adam's t": (
-        FLOAT16, instead_of("implementation", "apply_gradients", skips_counted), "C4 optimizer", "C5 loss scale",
+        FLOAT16, instead_of("train", "apply_gradients", skips_counted), "C4 optimizer", "C5 loss scale",
     ),
 }  # fmt: skip
 
@@ -310,15 +310,15 @@ def float32_model(impl: SimpleNamespace, right: Any) -> Any:
 
 RUN_TRAPS = {
     "mixed precision off in the run, on in the probe": (
-        MIXED, in_the_run("build_model", float32_model), "C6 precision",
+        MIXED, in_the_run("model", "build_model", float32_model), "C6 precision",
     ),
-    "the framework's own starting weights": (EVERY, in_the_run("load_weights", not_loaded), "C7 start"),
-    "batches in another order": (EVERY, instead_of("implementation", "calls_of_epoch", backwards), "C6 loss curve"),
-    "batches shuffled in each epoch": (EVERY, instead_of("implementation", "train_epochs", shuffled), "C6 loss curve"),
+    "the framework's own starting weights": (EVERY, in_the_run("model", "load_weights", not_loaded), "C7 start"),
+    "batches in another order": (EVERY, instead_of("run", "calls_of_epoch", backwards), "C6 loss curve"),
+    "batches shuffled in each epoch": (EVERY, instead_of("run", "train_epochs", shuffled), "C6 loss curve"),
     "images from 0 to 255": (FLOAT32, instead_of("distributed", "to_device", in_255ths), "C7 start"),
     "an epoch's loss averaged over its batches": (FLOAT32, averaged_over_batches, "C6 epoch loss"),
     "torch's default initial scale, 2**16": (
-        FLOAT16, in_the_run("make_optimizer", scale_of_torch), "C6 scale trace", "C7 start",
+        FLOAT16, in_the_run("optimizer", "make_optimizer", scale_of_torch), "C6 scale trace", "C7 start",
     ),
 }  # fmt: skip
 
@@ -340,7 +340,7 @@ def last_layer_alone(impl: SimpleNamespace, right: Any) -> Any:
 
 
 TRAPS["mixed precision on for the last layer alone"] = (
-    MIXED, instead_of("implementation", "build_model", last_layer_alone), "C1 precision",
+    MIXED, instead_of("model", "build_model", last_layer_alone), "C1 precision",
 )  # fmt: skip
 
 
@@ -378,7 +378,7 @@ def scaler_for_cuda(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> N
         return right(model, train, loss_scale, precision)._replace(scaler=scaler)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(impl.implementation, "make_optimizer", make_optimizer)
+    monkeypatch.setattr(impl.optimizer, "make_optimizer", make_optimizer)
 
 
 def half_model(impl: SimpleNamespace, right: Any) -> Any:
@@ -407,9 +407,9 @@ TORCH_TRAPS = {
         FLOAT16, in_the_casts(lambda precision, device: torch.autocast(device.type)), "C1 logits",
     ),
     "Dense bias added by hand under autocast": (
-        MIXED, instead_of("implementation", "build_model", bias_by_hand), "C1 precision",
+        MIXED, instead_of("model", "build_model", bias_by_hand), "C1 precision",
     ),
-    "model.half()": (FLOAT16, instead_of("implementation", "build_model", half_model), "C2 gradient", "C4 optimizer"),
+    "model.half()": (FLOAT16, instead_of("model", "build_model", half_model), "C2 gradient", "C4 optimizer"),
     # optimizer
     "epsilon of 1e-7 without Keras' bias correction": (
         FLOAT32, instead_of("optimizer", "_use_keras_epsilon", epsilon_without_hook), "C4 optimizer",
@@ -419,7 +419,7 @@ TORCH_TRAPS = {
 
 
 TORCH_RUN_TRAPS = {
-    "model.half(), its weights": (FLOAT16, in_the_run("build_model", half_model), "C7 start"),
+    "model.half(), its weights": (FLOAT16, in_the_run("model", "build_model", half_model), "C7 start"),
 }
 
 
@@ -483,7 +483,7 @@ def convolutions_of_keras(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 def eagerly(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras' own layer, not in a graph: on a CPU its bias gradients are then summed in bfloat16."""
     monkeypatch.setattr(impl.model.Convolution, "call", keras.layers.Conv2D.call)
-    monkeypatch.setattr(impl.implementation, "compiled", lambda function, *bound: partial(function, *bound[:-1]))
+    monkeypatch.setattr(impl.train, "compiled", lambda function, *bound: partial(function, *bound[:-1]))
 
 
 KERAS_TRAPS = {
@@ -523,10 +523,10 @@ KERAS_TRAPS = {
     ),
     # optimizer
     "an optimizer that compile() did not wrap": (
-        FLOAT16, instead_of("implementation", "make_optimizer", left_to_compile), "C2 gradient", "C5 loss scale",
+        FLOAT16, instead_of("optimizer", "make_optimizer", left_to_compile), "C2 gradient", "C5 loss scale",
     ),
     "an optimizer that compile() wrapped, by a global policy left behind": (
-        FLOAT32, both(global_policy("mixed_float16"), instead_of("implementation", "make_optimizer", left_to_compile)),
+        FLOAT32, both(global_policy("mixed_float16"), instead_of("optimizer", "make_optimizer", left_to_compile)),
         "C5 loss scale",
     ),
 }  # fmt: skip
@@ -646,7 +646,7 @@ def test_a_model_of_bfloat16_weights_is_not_even_read(
 ) -> None:
     """model.bfloat16(): NumPy has no such type, so that the row ends with an error instead of checks."""
     right = torch_impl.model.build_model
-    monkeypatch.setattr(torch_impl.implementation, "build_model", lambda *arguments: right(*arguments).bfloat16())
+    monkeypatch.setattr(torch_impl.model, "build_model", lambda *arguments: right(*arguments).bfloat16())
     with pytest.raises(TypeError, match="BFloat16"):
         probe(torch_impl, "mixed_bfloat16")
 
@@ -659,11 +659,11 @@ import tf_impl
 os.environ["XLA_FLAGS"] = ""
 from common.config import ExecutionConfig, Precision, RunConfig
 from common.proof.probing import probe
-from tf_impl import implementation
 from tf_impl.device import select_device
+from tf_impl.run import IMPLEMENTATION
 
 config = RunConfig("tensorflow", Precision.MIXED_BFLOAT16, execution=ExecutionConfig("cpu", compile=True))
-failed = [check for check in probe(implementation, config, select_device("cpu", threads=1)) if not check.passed]
+failed = [check for check in probe(IMPLEMENTATION, config, select_device("cpu", threads=1)) if not check.passed]
 print(max((check.fraction for check in failed if check.name == "C1 precision"), default=0.0))
 """
 
