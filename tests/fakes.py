@@ -27,14 +27,14 @@ if sys.argv[2] == "common.process.setting":
     sys.exit()
 sys.path.insert(0, {root!r})
 from common.measure.memory import OutOfMemory
-from common.results.rows import Arrays, Status, make_row
+from common.results.rows import Arrays, Status, RowResult
 from common.measure.timing import StepTimes, Timing
 from common.cli.worker import main
 
 def ok(config):
     steady = config.train.epochs - 1
     times = StepTimes(0.05, 0.05, 0.05, steady)
-    return make_row(config, Status.OK, timing=Timing(0.1, [0.2, *[0.1] * steady], times, 0.2 + 0.1 * steady, 100.0))
+    return RowResult(config, Status.OK, timing=Timing(0.1, [0.2, *[0.1] * steady], times, 0.2 + 0.1 * steady, 100.0))
 
 def describe(config, on_event, on_arrays):
     return run(config, on_event, on_arrays)

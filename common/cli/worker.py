@@ -28,7 +28,7 @@ from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import ReplicaFailed, devices_and_hosts, is_chief
 from common.process.setting import MODULES
 from common.results.coding import read_json, write_arrays, write_json
-from common.results.rows import RowResult, Status, make_row
+from common.results.rows import RowResult, Status
 from common.text import forgive_letters, in_one_line
 
 # The packages whose absence means that the framework is not installed.
@@ -80,19 +80,19 @@ def train_row(config: RunConfig, run: Run, on_event: OnEvent, on_arrays: OnArray
             require_support(config.precision, {"kind": "cpu"})  # known without importing the framework
         return run(config, on_event, on_arrays)
     except Unsupported as reason:
-        return make_row(config, Status.UNSUPPORTED, str(reason))
+        return RowResult(config, Status.UNSUPPORTED, str(reason))
     except ReplicaFailed as failure:
-        return make_row(config, failure.status, str(failure))
+        return RowResult(config, failure.status, str(failure))
     except OutOfMemory as error:
         traceback.print_exc()
-        return make_row(config, Status.OOM, "; ".join([str(error), *_advice(config, error)]))
+        return RowResult(config, Status.OOM, "; ".join([str(error), *_advice(config, error)]))
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES[config.framework]:
-            return make_row(
+            return RowResult(
                 config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, sys.executable)}"
             )
         traceback.print_exc()
-        return make_row(config, Status.IMPORT_ERROR, str(error).partition("\n")[0])
+        return RowResult(config, Status.IMPORT_ERROR, str(error).partition("\n")[0])
 
 
 def describe_row(row: RowResult) -> str:

@@ -33,7 +33,7 @@ from common.process.replicas import LAUNCHER_VARIABLES
 from common.process.setting import MODULES
 from common.results.coding import arrays_file, read_arrays, read_json, write_json
 from common.results.files import require_folder
-from common.results.rows import RowResult, Status, make_row, require_consistent
+from common.results.rows import RowResult, Status, require_consistent
 from common.text import in_one_line
 
 GRACE_S = 5.0  # between asking a worker to end and ending it
@@ -69,7 +69,7 @@ def launch_row(
     try:
         log = _prepare(folder, config)
     except (OSError, ValueError) as error:
-        return make_row(config, Status.NO_RESULT, f"{folder} can't be written: {error}; give another --output")
+        return RowResult(config, Status.NO_RESULT, f"{folder} can't be written: {error}; give another --output")
     files = ["--config", _absolute(folder, "config.json"), "--result", _absolute(folder, "result.json")]
     command = [python, "-m", MODULES[config.framework], *files, "--run-id", run_id, *further]
     with closing(log):
@@ -81,22 +81,22 @@ def launch_row(
                 running.enter_context(interrupts.calling(worker.end))
                 exit_code = worker.wait()
         except (OSError, RuntimeError) as error:  # a process or a thread too many
-            return make_row(config, Status.CRASHED, f"{python} can't be started: {error}")
+            return RowResult(config, Status.CRASHED, f"{python} can't be started: {error}")
     row = _result(config, exit_code, run_id, folder)
     # What it finished all the same is worth having; a timeout is its word for being ended, and says who was waited for.
     is_asked_to_end = bool(interrupts.number) or expired.is_set()
     was_ended = exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT)
     was_ended = was_ended or (is_asked_to_end and row.status is Status.CRASHED)
     if was_ended and interrupts.number:
-        row = make_row(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
+        row = RowResult(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
     elif was_ended and expired.is_set():
         waited = f": {row.detail}" if row.status is Status.TIMEOUT else ""
-        row = make_row(config, Status.TIMEOUT, f"ended after {timeout_s:g} s{waited}; --timeout allows more")
+        row = RowResult(config, Status.TIMEOUT, f"ended after {timeout_s:g} s{waited}; --timeout allows more")
     if was_ended and further:
         row = _as_measured_before(row, run_id, folder)
     row = _with_log(_with_gpu_use(row, gpu), folder)
     if row.log_tail[-1:] == [WITHOUT_NUMPY]:  # without it a worker can't even say so
-        return make_row(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
+        return RowResult(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
     return row
 
 
@@ -273,11 +273,11 @@ def _with_log(row: RowResult, folder: Path) -> RowResult:
 def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> RowResult:
     """What the worker left, or the status that its end amounts to."""
     if exit_code == -signal.SIGKILL:
-        return make_row(config, Status.KILLED, "signal 9, likely out of memory")
+        return RowResult(config, Status.KILLED, "signal 9, likely out of memory")
     if exit_code < 0:
-        return make_row(config, Status.CRASHED, f"signal {-exit_code} ({_signal_name(-exit_code)})")
+        return RowResult(config, Status.CRASHED, f"signal {-exit_code} ({_signal_name(-exit_code)})")
     if exit_code > 0:
-        return make_row(config, Status.CRASHED, f"exit code {exit_code}")
+        return RowResult(config, Status.CRASHED, f"exit code {exit_code}")
     return _read_result(config, run_id, folder)
 
 
@@ -286,13 +286,13 @@ def _read_result(config: RunConfig, run_id: str, folder: Path) -> RowResult:
     try:
         row = read_json(folder / "result.json", RowResult)
         if row.config != config or row.run_id != run_id:
-            return make_row(config, Status.NO_RESULT, "the result is of another config or another run")
+            return RowResult(config, Status.NO_RESULT, "the result is of another config or another run")
         require_consistent(row)
         if row.training:
             read_arrays(arrays_file(folder), weight_shapes(config.model))
     except (OSError, ValueError) as error:
         reason = f"the process ended well but left no result: {in_one_line(error)}"
-        return make_row(config, Status.NO_RESULT, reason)
+        return RowResult(config, Status.NO_RESULT, reason)
     return row
 
 

@@ -21,7 +21,7 @@ from common.proof.checks import check_replicas, check_start
 from common.proof.implementation import Implementation
 from common.proof.probing import examine, probe
 from common.results.check import PrecisionProbe
-from common.results.rows import RowResult, Status, describe_replicas, make_row
+from common.results.rows import RowResult, Status, describe_replicas
 
 Batch = tuple[np.ndarray, np.ndarray]  # images (B, H, W, C) and labels (B, 1)
 
@@ -60,7 +60,7 @@ def describe(impl: Implementation, config: RunConfig) -> RowResult:
     execution = config.execution
     device = impl.device.select_device(execution.device, execution.threads, execution.devices)
     environment = describe_environment(impl.version, impl.device.describe_device(device), {})
-    return make_row(config, Status.OK, environment=environment)
+    return RowResult(config, Status.OK, environment=environment)
 
 
 def train(
@@ -108,7 +108,7 @@ def train(
         on_arrays(arrays)
     status, detail = _judge(config, recorder, seen)
     found = impl.device.describe_device(device)
-    row = make_row(
+    row = RowResult(
         config,
         status,
         detail or slow_reason(config.precision, found),

@@ -40,11 +40,11 @@ from common.proof.reference import (
 from common.results.check import Check
 
 
-def compare(rule: Rule, difference: float, bound: float, where: str) -> Check:
-    """Hold a difference to its bound; where one of them is not a finite number, it fails."""
+def compare(rule: Rule, difference: float, bound: float, what: str = "", tensor: str = "", dtype: str = "") -> Check:
+    """Hold a difference to its bound; where one of them is not a finite number, it fails. The rest is as in Check."""
     known = float(difference) if math.isfinite(difference) else None
     limit = float(bound) if math.isfinite(bound) else 0.0
-    return Check(rule.name, known, limit, known is not None and known <= limit, where)
+    return Check(rule.name, known, limit, known is not None and known <= limit, what, tensor, dtype)
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
@@ -82,7 +82,7 @@ def gradient_bounds(config: RunConfig, case: Case, reference: Evaluation, emulat
     return {name: DOT_PRODUCT * u * _cancellation(reference, case, name) * terms for name in price}
 
 
-def check_held(rule: Rule, precision: Precision, where: str, actual: Weights, loss_scale: float) -> list[Check]:
+def check_held(rule: Rule, precision: Precision, what: str, actual: Weights, loss_scale: float) -> list[Check]:
     """Whether the 16-bit type holds the scaled gradient of each convolution kernel, as it must where it was computed.
 
     Not the biases': a fused kernel may sum them in float32 and store that.
@@ -96,18 +96,20 @@ def check_held(rule: Rule, precision: Precision, where: str, actual: Weights, lo
             rule,
             int(np.count_nonzero(rounding(scaled) != scaled)),
             0,
-            f"{where}, {name} not {precision.compute_dtype}",
+            what,
+            name,
+            precision.compute_dtype,
         )
         for name, scaled in kernels.items()
     ]
 
 
 def check_gradients(
-    rule: Rule, where: str, actual: Weights, reference: Weights, bounds: dict[str, float]
+    rule: Rule, what: str, actual: Weights, reference: Weights, bounds: dict[str, float]
 ) -> list[Check]:
-    """Compare the gradient of each weight; `where` says on which data."""
+    """Compare the gradient of each weight; `what` says on which data."""
     return [
-        compare(rule, relative_error(actual[name], reference[name]), bound, f"{where}, {name}")
+        compare(rule, relative_error(actual[name], reference[name]), bound, what, name)
         for name, bound in bounds.items()
     ]
 
@@ -126,7 +128,7 @@ def check_case(config: RunConfig, case: Case, loss_scale: float, actual: Evaluat
     if precision.compute_dtype not in ("float64", "float32"):
         unheld = int(np.count_nonzero(ROUNDINGS[precision](actual.logits) != actual.logits))
         checks.append(compare(LABEL, price / error if error else math.inf, 1 / LEAST_SHARE_OF_PRICE, case.name))
-        checks.append(compare(LABEL, unheld, 0, f"{case.name}, logits not {precision.compute_dtype}"))
+        checks.append(compare(LABEL, unheld, 0, f"{case.name}, logits", dtype=precision.compute_dtype))
         checks += check_held(LABEL, precision, case.name, actual.gradients, loss_scale)
 
     bounds = gradient_bounds(config, case, reference, emulated)
@@ -178,7 +180,7 @@ def check_start(
     return [
         compare(START, int(data_sha256 != drawn_sha256), 0, "data on the device"),
         compare(START, differing, 0, "starting weights"),
-        compare(START, dtypes, 0, f"weights not {config.precision.variable_dtype}"),
+        compare(START, dtypes, 0, "weights", dtype=config.precision.variable_dtype),
         compare(START, abs(loss_scale - scale), 0, "first loss scale"),
     ]
 

@@ -1,4 +1,4 @@
-"""What one comparison came to."""
+"""What one comparison came to, as facts; show/words.py makes sentences of them."""
 
 import math
 from collections.abc import Iterable
@@ -7,13 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison that was made. difference is None where it was not finite. where: the tensor, case or step."""
+    """One comparison that was made. difference is None where it was not finite.
+
+    what: the case, batch, epoch or setting that was compared, and tensor the weight in it. dtype: the type that can't
+    hold the tensor's values, where that was the question. steps of of_steps: how much of a run was compared; where that
+    is not all, end says why: "chaos", "skip", "not_finite" or "ruler". rows: the rows that an entry of the parity table
+    has the check from, as "torch fit" or "torch x2"; a row's own checks leave it out.
+    """
 
     name: str
     difference: float | None
     bound: float
     passed: bool
-    where: str
+    what: str = ""
+    tensor: str = ""
+    dtype: str = ""
+    steps: int | None = None
+    of_steps: int | None = None
+    end: str = ""
+    rows: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:

@@ -1,48 +1,52 @@
-"""Rows and arrays to and from files: strict JSON, and NumPy's npz."""
+"""Rows and arrays to and from files: strict JSON, and NumPy's npz.
 
-import json
+A number that is not finite is written as null, since JSON has none. What is read may come from elsewhere: it is read
+with limits, and refused where a field has another type, is unknown or is missing.
+"""
+
 import math
-import sys
-import types
-import typing
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
-from enum import Enum
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import msgspec
 import numpy as np
 
-from common.results.files import open_plain, read_plain, write_text, written_whole
-from common.results.rows import SCHEMA_VERSION, Arrays, Results
+from common.results.files import open_plain, read_plain, written_whole
+from common.results.rows import SCHEMA_VERSION, Arrays, Results, RowResult
 
 # Of a file from elsewhere: a row of the article has 25 kB and 200 objects and lists, so that a thousand fit five times
-# over, and the worst that these limits let through takes 2 GB of memory. A whole number beyond 2**53 is no longer exact
-# in other readers of JSON, and 1e400 would be read as infinity.
+# over. A whole number beyond 2**53 is no longer exact in other readers of JSON.
 LARGEST_JSON_BYTES = 2**27
-
 MOST_CONTAINERS = 10**6
+LARGEST_INT = 2**53
 
-LARGEST_NUMBER: Mapping[type, float] = {int: 2**53, float: sys.float_info.max}
+# What a row in a file repeats of its config, for readers that look no deeper.
+COPIES = {
+    "framework": ("framework",),
+    "precision": ("precision",),
+    "compile": ("execution", "compile"),
+    "loop": ("execution", "loop"),
+}
+
+# How schema 1 said why a run was compared no further.
+_ENDS_OF_BEFORE = {
+    "then chaos": "chaos",
+    "then one alone skips": "skip",
+    "then a loss that is not finite": "not_finite",
+    "the first update; beyond it they are the ruler": "ruler",
+}
 
 T = TypeVar("T")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a dataclass as JSON, whole or not at all."""
-    write_text(path, to_json(value) + "\n")
-
-
-def to_json(value: Any) -> str:
-    """A dataclass as strict JSON: what is not finite is null."""
-    return json.dumps(_strict(asdict(value)), indent=1, allow_nan=False)
-
-
-def results_json(results: Results, rows: Sequence[str]) -> str:
-    """The results as JSON, from their rows' own: a run writes all of them after each, and turns each into JSON once."""
-    return to_json(replace(results, rows=[])).replace('"rows": []', f'"rows": [\n{",".join(rows)}\n ]', 1)
+    text = msgspec.json.format(msgspec.json.encode(_to_document(value)), indent=1)
+    with written_whole(path) as file:
+        file.write(text + b"\n")
 
 
 def read_json(path: Path, kind: type[T]) -> T:
@@ -51,14 +55,20 @@ def read_json(path: Path, kind: type[T]) -> T:
     if (containers := content.count(b"{") + content.count(b"[")) > MOST_CONTAINERS:
         raise ValueError(f"it has {containers:,} objects and lists; {MOST_CONTAINERS:,} are read at most")
     try:
-        loaded = json.loads(content.decode(), parse_constant=_refuse_constant)
+        document = msgspec.json.decode(content)
     except RecursionError:
         raise ValueError("it is nested too deeply to be JSON of ours") from None
-    if kind is Results and isinstance(loaded, dict) and loaded.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"its schema_version is {loaded.get('schema_version')!r:.80}; this program reads {SCHEMA_VERSION}"
-        )
-    value: T = _decode(kind, loaded, kind.__name__)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    _require_small_numbers(document, kind.__name__)
+    document = _from_document(document, kind)
+    try:
+        value = msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        problem, at, place = str(error).rpartition(" - at ")
+        named = place.strip("`") if at else kind.__name__
+        raise ValueError(f"{named}: {problem or place:.200}") from None
+    _refuse_unknown(document, msgspec.to_builtins(value), "$")
     return value
 
 
@@ -110,73 +120,108 @@ def _read_array(members: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> 
     return array
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return None if value is None else _decode(inner, value, where)
-    if is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    if origin is list and isinstance(value, list):
-        return [_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value)]
-    if origin is tuple and isinstance(value, list):
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
-        return tuple(_decode(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _decode(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
-    if kind is Any:
-        return value
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return _decode_enum(kind, value, where)
-    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER[type(value)]:
-        raise ValueError(f"{where} is {value!r:.80}; no such number is measured")
-    if kind is float and type(value) is int:
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    raise ValueError(f"{where} is {value!r:.80}; it must be {getattr(kind, '__name__', kind)}")
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r:.80}; it must be an object with the fields of {kind.__name__}")
-    hints = _types_of_fields(kind)
-    if unknown := set(value) - set(hints):
-        raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
-    for entry in fields(kind):
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and entry.name not in value:
-            raise ValueError(f"{where} lacks the field {entry.name!r}")
-    return kind(**{name: _decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
-
-
-@cache
-def _types_of_fields(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _decode_enum(kind: type[Enum], value: Any, where: str) -> Enum:
-    accepted: Sequence[Any] = [member.value for member in kind]
-    if value not in accepted:
-        raise ValueError(f"{where} is {value!r:.80}; it must be one of {', '.join(map(str, accepted))}")
-    return kind(value)
-
-
 def arrays_file(folder: Path) -> Path:
     """Where the worker of a row puts its arrays."""
     return folder / "arrays.npz"
+
+
+def _to_document(value: Any) -> Any:
+    """What is written: as the dataclass, and each row with its copies first."""
+    document = msgspec.to_builtins(value, enc_hook=_plain)
+    if isinstance(value, RowResult):
+        return _with_copies(document)
+    if isinstance(value, Results):
+        return {**document, "rows": [_with_copies(row) for row in document["rows"]]}
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def _with_copies(row: dict[str, Any]) -> dict[str, Any]:
+    return {**{name: _at(row["config"], path) for name, path in COPIES.items()}, **row}
+
+
+def _at(config: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _from_document(document: Any, kind: type) -> Any:
+    """The document as the dataclass has it: without copies, and with the checks of before as they are now."""
+    if kind is RowResult:
+        return _row_of(document, "$")
+    if kind is not Results or not isinstance(document, dict):
+        return document
+    version = document.get("schema_version")
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
+        raise ValueError(f"its schema_version is {version!r:.80}; this program reads 1 and {SCHEMA_VERSION}")
+    rows, parity = document.get("rows"), document.get("parity")
+    if isinstance(rows, list):
+        document["rows"] = [_row_of(row, f"$.rows[{index}]") for index, row in enumerate(rows)]
+    for entry in parity if isinstance(parity, list) else []:
+        _bring_up_to_date(entry)
+    return {**document, "schema_version": SCHEMA_VERSION}
+
+
+def _row_of(row: Any, where: str) -> Any:
+    """The row without its copies; ValueError where one differs from the config."""
+    if not isinstance(row, dict):
+        return row
+    _bring_up_to_date(row)
+    for name, path in COPIES.items():
+        copy, original = row.get(name), _at(row.get("config"), path)
+        if name in row and (type(copy), copy) != (type(original), original):
+            raise ValueError(f"{where}.{name} is {copy!r:.80}; its config says {original!r:.80}")
+    return {name: entry for name, entry in row.items() if name not in COPIES}
+
+
+def _bring_up_to_date(holder: Any) -> None:
+    """Turn the sentence that was a check's place in schema 1 into its facts, in every check of a row or an entry."""
+    checks = holder.get("checks") if isinstance(holder, dict) else None
+    for check in checks if isinstance(checks, list) else []:
+        if isinstance(check, dict) and isinstance(check.get("where"), str):
+            check.update(_facts_of_before(check.pop("where")))
+
+
+def _facts_of_before(where: str) -> dict[str, Any]:
+    """'torch x2, torch: 9 of 16 steps, then chaos', 'tensorflow: right, conv1/kernel not float16' and the like."""
+    rows, _, place = where.rpartition(": ")
+    facts: dict[str, Any] = {"rows": rows.split(", ") if rows else []}
+    if match := re.fullmatch(r"all (\d+) steps", place):
+        return {**facts, "steps": int(match[1]), "of_steps": int(match[1])}
+    if (match := re.fullmatch(r"(\d+) of (\d+) steps, (.*)", place)) and match[3] in _ENDS_OF_BEFORE:
+        return {**facts, "steps": int(match[1]), "of_steps": int(match[2]), "end": _ENDS_OF_BEFORE[match[3]]}
+    place, _, dtype = place.partition(" not ")
+    match = re.fullmatch(r"(.*), ((?:conv\d+|dense)/(?:kernel|bias))", place)
+    what, tensor = match.groups() if match else (place, "")
+    return {**facts, "what": what, "tensor": tensor, "dtype": dtype}
+
+
+def _require_small_numbers(document: Any, where: str) -> None:
+    if isinstance(document, dict):
+        for name, entry in document.items():
+            _require_small_numbers(entry, f"{where}.{name}")
+    elif isinstance(document, list):
+        for index, entry in enumerate(document):
+            _require_small_numbers(entry, f"{where}[{index}]")
+    elif isinstance(document, (int, float)) and not abs(document) <= (
+        LARGEST_INT if isinstance(document, int) else 1.8e308
+    ):
+        raise ValueError(f"{where} is {document!r:.80}; no such number is measured")
+
+
+def _refuse_unknown(document: Any, known: Any, where: str) -> None:
+    """ValueError where the document has a field that its dataclass lacks, which msgspec passes over."""
+    if isinstance(document, dict) and isinstance(known, dict):
+        if unknown := document.keys() - known.keys():
+            raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
+        for name, entry in document.items():
+            _refuse_unknown(entry, known[name], f"{where}.{name}")
+    elif isinstance(document, list):
+        for index, pair in enumerate(zip(document, known, strict=True)):
+            _refuse_unknown(*pair, f"{where}[{index}]")

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from common.config import RunConfig, any_experiment_difference
 from common.experiment.weights import weight_shapes
-from common.results.coding import arrays_file, read_arrays, read_json, results_json, to_json
+from common.results.coding import arrays_file, read_arrays, read_json, write_json
 from common.results.files import open_plain, remove_scratch, require_folder, write_text
 from common.results.rows import Arrays, Results, RowResult, Status, require_consistent
 from common.text import in_one_line, printable, say
@@ -71,7 +71,6 @@ class Store:
         self.folder = folder
         self.path = folder / "results.json"
         self.is_whole = True  # whether all that was to be saved is on disk
-        self._rows: dict[str, tuple[RowResult, str]] = {}  # as they were saved last, and their JSON
         try:
             (folder / "rows").mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe.{os.getpid()}"
@@ -129,7 +128,7 @@ class Store:
     def save(self, results: Results) -> None:
         """Write results.json; a full disk is said once, and the run goes on."""
         try:
-            write_text(self.path, results_json(results, [self._json_of(row) for row in results.rows]) + "\n")
+            write_json(self.path, results)
         except OSError as error:
             if self.is_whole:
                 say(f"{printable(str(self.path))} can't be written: {error.strerror}; the tables will be printed")
@@ -177,12 +176,6 @@ class Store:
         if difference := any_experiment_difference([row.config for row in results.rows], asked):
             raise StoreError(f"{self.folder} holds another experiment, with {difference}; give another --output")
         return results
-
-    def _json_of(self, row: RowResult) -> str:
-        saved = self._rows.get(row.config.row_id)
-        if saved is None or saved[0] is not row:
-            saved = self._rows[row.config.row_id] = row, to_json(row)
-        return saved[1]
 
     def _is_whole(self, row: RowResult, is_asked: bool) -> bool:
         """Whether the arrays of a trained row are there; StoreError where they aren't and the row isn't asked for."""

@@ -532,9 +532,8 @@ def _extent(entries: Sequence[ParityEntry], precision: str) -> int | None:
     """Up to which step the pair was compared, where that is not the whole run."""
     for entry in entries:
         for check in entry.checks:
-            words = check.where.rpartition(": ")[2].split()
-            if entry.precision == precision and check.name == PAIR_LOSS.name and words[1:2] == ["of"]:
-                return int(words[0]) if words[0].isdecimal() else None
+            if entry.precision == precision and check.name == PAIR_LOSS.name and check.end:
+                return check.steps
     return None
 
 

@@ -12,6 +12,7 @@ from common.proof.bounds import FIRST_GRADIENT, GRADIENT, LOSS_CURVE, PAIR_LOSS,
 from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
+from common.show.words import extent_of, place_of, rows_of
 from common.text import LONGEST_FACT, printable
 
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
@@ -137,7 +138,7 @@ def parity_table(entries: Sequence[ParityEntry], tablefmt: str) -> str:
             checks = worst_first(check for check in entry.checks if check.name in names)
             cells[part] = f"{checks[0].fraction:.2f}" if checks else NOTHING
             if part == GRADIENT.part and checks:
-                cells[part] += f" {checks[0].where.rpartition(', ')[2]}"
+                cells[part] += f" {checks[0].tensor}"
         table.append({**cells, "parity": "pass" if entry.passed else "FAIL"})
     leave_out(table, [REPLICAS.part])
     return draw_table([list(cells.values()) for cells in table], list(table[0]), tablefmt)
@@ -156,7 +157,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
     labels: dict[str, dict[str, None]] = {}
     for entry in entries:
         for rule in (LOSS_CURVE, PAIR_LOSS):
-            found = {check.where.partition(": ")[2] for check in entry.checks if check.name == rule.name}
+            found = {extent_of(check) for check in entry.checks if check.name == rule.name}
             for extent in sorted(found):
                 labels.setdefault(f"{rule.name} over {printable(extent)}", {})[_label(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
@@ -167,8 +168,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
             )
             labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
         compared, held = (
-            {check.where.partition(": ")[0] for check in entry.checks if check.name == rule.name}
-            for rule in (PRESENCE, FIRST_GRADIENT)
+            {rows_of(check) for check in entry.checks if check.name == rule.name} for rule in (PRESENCE, FIRST_GRADIENT)
         )
         if too_large := sorted(compared - held):
             text = f"{FIRST_GRADIENT.name} not held to float64: a step too large for NumPy: {', '.join(too_large)}"
@@ -179,7 +179,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
 def failures(entries: Sequence[ParityEntry]) -> list[str]:
     """Every check that failed, worst first: its name, tensor and difference / bound."""
     return [
-        f"{_label(entry)}: {printable(check.name)} failed, {printable(check.where)}: "
+        f"{_label(entry)}: {printable(check.name)} failed, {printable(place_of(check))}: "
         f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
         for entry in entries
         for check in worst_first(entry.checks)

@@ -14,7 +14,7 @@ from common.measure.memory import Memory
 from common.measure.timing import StepTimes, Timing
 from common.results.check import Check
 from common.results.coding import write_json
-from common.results.rows import Environment, ParityEntry, Results, RowResult, Status, make_row
+from common.results.rows import Environment, ParityEntry, Results, RowResult, Status
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99]  # seconds of an epoch
 CPU = {"kind": "cpu", "name": "x"}
@@ -26,7 +26,7 @@ def make(
     config = RunConfig("torch", Precision(precision), train=TrainConfig(epochs=len(epochs_s) + 1), repeat=repeat)
     steps_s = np.asarray(epochs_s) / config.steps_per_epoch
     steps = StepTimes(float(np.median(steps_s)), float(np.min(steps_s)), float(np.max(steps_s)), len(epochs_s))
-    return make_row(
+    return RowResult(
         config,
         Status.OK,
         environment=Environment(version, "3.12", "2.2", "Linux", CPU, {"layout": "NHWC"}),
@@ -123,7 +123,7 @@ def test_two_rows_that_are_no_longer_alike_fail(before: float | None, after: flo
         pair = (
             []
             if difference is None
-            else [Check("C8 loss curve", difference, 2, difference < 2, "torch, tensorflow: all")]
+            else [Check("C8 loss curve", difference, 2, difference < 2, "all", rows=("torch", "tensorflow"))]
         )
         return replace(results(make()), parity=[ParityEntry("float32", False, not pair or pair[0].passed, pair)])
 

@@ -11,7 +11,7 @@ from common.cli import env
 from common.cli.env import verdict
 from common.config import Precision, RunConfig
 from common.measure import hardware
-from common.results.rows import Environment, RowResult, Status, make_row
+from common.results.rows import Environment, RowResult, Status
 from tests.conftest import ROOT, needs_torch
 from tests.fakes import fake_worker, started
 
@@ -21,13 +21,13 @@ CPU = {"kind": "cpu", "name": "x"}
 
 ON_T4 = f"""
 from common.results.rows import Environment
-return make_row(config, Status.OK, environment=Environment("2.13", "3.12", "2.2", "Linux", {T4}))
+return RowResult(config, Status.OK, environment=Environment("2.13", "3.12", "2.2", "Linux", {T4}))
 """
 
 
 def row(device: dict[str, str]) -> RowResult:
     config = RunConfig("torch", Precision.FLOAT32)
-    return make_row(config, Status.OK, environment=Environment("2.13", "3.12", "2.2", "Linux", device))
+    return RowResult(config, Status.OK, environment=Environment("2.13", "3.12", "2.2", "Linux", device))
 
 
 @pytest.mark.parametrize(

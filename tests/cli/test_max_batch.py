@@ -26,7 +26,7 @@ weights = {{}}
 from common.experiment.weights import draw_weights
 weights = draw_weights(config.model, config.data.seed)
 on_arrays(Arrays(weights, weights))
-return make_row(
+return RowResult(
     config, Status.OK, memory=Memory("host_rss", 1000, peak, peak - 1000, None),
     environment=Environment("1", "3", "2", "x", {{"kind": "cpu", "name": "x"}}),
     training=Training(steps, steps, steps, steps, [], "a", "b"),

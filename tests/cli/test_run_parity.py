@@ -22,7 +22,7 @@ from common.proof.bounds import FLOAT32_TRAINING, RULES
 from common.proof.runs import judge
 from common.results.check import Check
 from common.results.coding import read_json
-from common.results.rows import Results, RowResult, Status, make_row
+from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError
 from tests.conftest import HAS, ROOT, needs_both, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker, started
@@ -102,7 +102,7 @@ def test_every_row_that_ran_carries_its_proof(smoke_run: SimpleNamespace) -> Non
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
 def test_a_failed_check_is_exit_code_1(passed: bool, code: int) -> None:
-    row = make_row(RunConfig("torch", Precision.FLOAT32), Status.OK, checks=[Check("C1 logits", 3.0, 2.0, passed, "")])
+    row = RowResult(RunConfig("torch", Precision.FLOAT32), Status.OK, checks=[Check("C1 logits", 3.0, 2.0, passed, "")])
     assert exit_code(Results([], {}, [row], judge([row])), allow_missing=False) == code
 
 

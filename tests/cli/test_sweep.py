@@ -12,7 +12,7 @@ from common.config import Precision, RunConfig, TrainConfig
 from common.measure.timing import StepTimes, Timing
 from common.results.check import Check
 from common.results.coding import read_json
-from common.results.rows import ParityEntry, Results, RowResult, Status, make_row
+from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.results.store import read_results, results_file
 from common.show.crossover import crossover, gains_along, pays_from
 from tests.conftest import ROOT
@@ -27,7 +27,7 @@ pixels = config.data.image_shape[0] ** 2
 step_s = 1e-3 + pixels * 1e-6 if config.precision == "float32" else 1.5e-3 + pixels * 0.25e-6
 step_s *= 1 + 0.001 * config.repeat
 steps = config.steps_per_epoch
-return make_row(
+return RowResult(
     config, Status.OK, timing=Timing(0.1, [9.0] + 5 * [steps * step_s], StepTimes(step_s, step_s, step_s, 5), 1.0, 1.0)
 )
 """
@@ -37,7 +37,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 def row(precision: str, step_s: float, repeat: int) -> RowResult:
     config = RunConfig("torch", Precision(precision), train=TrainConfig(epochs=6), repeat=repeat)
     epochs_s = [9.0, *5 * [config.steps_per_epoch * step_s]]
-    return make_row(config, Status.OK, timing=Timing(1.0, epochs_s, StepTimes(step_s, step_s, step_s, 5), 9.0, 1.0))
+    return RowResult(config, Status.OK, timing=Timing(1.0, epochs_s, StepTimes(step_s, step_s, step_s, 5), 9.0, 1.0))
 
 
 def swept(speed_ups: Mapping[int, float | None], processes: int = 3) -> dict[int, Results]:
@@ -47,7 +47,7 @@ def swept(speed_ups: Mapping[int, float | None], processes: int = 3) -> dict[int
         rows = [row("float32", 1.0, repeat) for repeat in range(processes)]
         for repeat in range(processes):
             mixed = row("mixed_float16", 1 / (gain or 1), repeat)
-            rows.append(mixed if gain else make_row(mixed.config, Status.OOM))
+            rows.append(mixed if gain else RowResult(mixed.config, Status.OOM))
         found[size] = Results([], {}, rows)
     return found
 
@@ -217,7 +217,9 @@ def test_a_row_that_fails_a_check_does_not_pay() -> None:
 @pytest.mark.parametrize(("precision", "words"), [("mixed_float16", "not judged"), ("float64", "pays")])
 def test_a_row_that_is_unlike_the_other_frameworks_does_not_pay(precision: str, words: str) -> None:
     """Where C8 failed at its precision, and not at another."""
-    wrong = ParityEntry(precision, False, False, [Check("C8 loss curve", 2, 1, False, "tensorflow, torch: all")])
+    wrong = ParityEntry(
+        precision, False, False, [Check("C8 loss curve", 2, 1, False, "all", rows=("tensorflow", "torch"))]
+    )
     rows = [row("float32", 1.0, 0), row("mixed_float16", 0.5, 0)]
     (gains,) = gains_along({8: Results([], {}, rows, [wrong])})
     assert crossover(gains, "size").startswith(words)
@@ -270,7 +272,7 @@ def test_it_is_drawn_with_both_frameworks(tmp_path: Path) -> None:
     both = {}
     for size, results in swept({8: 0.5, 16: 2}).items():
         tensorflow = [
-            make_row(
+            RowResult(
                 RunConfig("tensorflow", row.config.precision, repeat=row.config.repeat), Status.OK, timing=row.timing
             )
             for row in results.rows

@@ -14,7 +14,7 @@ from common.cli.worker import main
 from common.config import Precision, RunConfig
 from common.measure.hardware import Unsupported
 from common.results.coding import read_json, write_json
-from common.results.rows import RowResult, Status, make_row
+from common.results.rows import RowResult, Status
 from tests.conftest import ROOT
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)
@@ -36,14 +36,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_config_makes_its_result(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", CONFIG)
     arguments = ["--config", str(tmp_path / "config.json"), "--result", str(tmp_path / "result.json")]
-    assert main("torch", lambda config, *_: make_row(config, Status.OK), never, arguments) == 0
-    assert read_json(tmp_path / "result.json", RowResult) == make_row(CONFIG, Status.OK)
+    assert main("torch", lambda config, *_: RowResult(config, Status.OK), never, arguments) == 0
+    assert read_json(tmp_path / "result.json", RowResult) == RowResult(CONFIG, Status.OK)
 
 
 def test_a_worker_that_is_to_describe_trains_nothing(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", CONFIG)
     arguments = ["--config", str(tmp_path / "config.json"), "--result", str(tmp_path / "result.json"), "--describe"]
-    assert main("torch", never, lambda config, *_: make_row(config, Status.OK), arguments) == 0
+    assert main("torch", never, lambda config, *_: RowResult(config, Status.OK), arguments) == 0
     assert read_json(tmp_path / "result.json", RowResult).status is Status.OK
 
 

@@ -20,7 +20,7 @@ from common.measure.timing import Timing
 from common.process import launch as launch_module
 from common.process.launch import launch_row
 from common.results.coding import write_json
-from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, make_row
+from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training
 from tests.fakes import fake_python, is_alive
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)
@@ -73,7 +73,7 @@ def test_what_the_driver_saw_is_attached_to_the_row(
 
     monkeypatch.setattr(launch_module, "watch_gpus", watch_gpus)
     config = replace(CONFIG, execution=replace(CONFIG.execution, device=device))
-    write_json(tmp_path / "row.json", make_row(config, Status.OK, memory=Memory(kind, 1, 3, 2, None)))
+    write_json(tmp_path / "row.json", RowResult(config, Status.OK, memory=Memory(kind, 1, 3, 2, None)))
     body = (
         "print(json.dumps({'event': 'pid', 'pid': os.getpid()}))\n"
         "print(json.dumps({'event': 'epoch', 'epoch': 1})); print(json.dumps({'event': 'epoch', 'epoch': 2}))\n"
@@ -169,7 +169,7 @@ TRAINING = Training([1.0], [1.0], [1.0], [1.0], [], "aa", "bb")
     ids=["no environment", "steps", "epochs", "replicas"],
 )
 def test_a_result_whose_parts_contradict_each_other_is_none(tmp_path: Path, parts: dict[str, Any], reason: str) -> None:
-    write_json(tmp_path / "row.json", make_row(CONFIG, Status.OK, **parts))
+    write_json(tmp_path / "row.json", RowResult(CONFIG, Status.OK, **parts))
     row, _ = launch(tmp_path, LEAVE_ROW.format(tmp_path / "row.json"))
     assert row.status is Status.NO_RESULT
     assert reason in row.detail
@@ -178,7 +178,7 @@ def test_a_result_whose_parts_contradict_each_other_is_none(tmp_path: Path, part
 def test_a_trained_row_without_its_arrays_is_none(tmp_path: Path) -> None:
     config = replace(CONFIG, data=replace(CONFIG.data, images=50), train=replace(CONFIG.train, epochs=1))
     environment = Environment("1", "3", "2", "x", {"kind": "cpu", "name": "x"})
-    write_json(tmp_path / "row.json", make_row(config, Status.OK, training=TRAINING, environment=environment))
+    write_json(tmp_path / "row.json", RowResult(config, Status.OK, training=TRAINING, environment=environment))
     python = fake_python(tmp_path, LEAVE_ROW.format(tmp_path / "row.json"))
     row = launch_row(config, python, tmp_path / "rows" / "one", 30, lambda event: None)
     assert row.status is Status.NO_RESULT

@@ -12,7 +12,7 @@ from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, R
 from common.process.interrupts import Interrupts
 from common.process.monitor import Monitors, attempt, scalars
 from common.process.runner import launch_monitored
-from common.results.rows import RowResult, Status, make_row
+from common.results.rows import RowResult, Status
 from tests.conftest import HAS, load_implementation, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker
 
@@ -121,7 +121,7 @@ def raise_(error: BaseException) -> None:
     ],
 )
 def test_one_that_fails_costs_a_note(tmp_path: Path, error: BaseException, note: str) -> None:
-    row = make_row(RunConfig("torch", Precision.FLOAT32), Status.OK, "slow")
+    row = RowResult(RunConfig("torch", Precision.FLOAT32), Status.OK, "slow")
     found = attempt(row, "trace", lambda folder: raise_(error), tmp_path)
     assert found.detail.startswith(f"slow; no trace: {note}")
     assert replace(found, detail="slow") == row
@@ -156,7 +156,7 @@ def test_a_worker_that_ends_at_them_has_measured_its_row(tmp_path: Path, ending:
 
 
 def test_a_row_that_was_not_trained_has_no_scalars() -> None:
-    assert list(scalars(make_row(RunConfig("torch", Precision.FLOAT32), Status.OOM))) == []
+    assert list(scalars(RowResult(RunConfig("torch", Precision.FLOAT32), Status.OOM))) == []
 
 
 def test_each_row_of_a_run_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ from common.proof.reference import exact, loss_and_gradients, round_to_float16
 from common.proof.runs import check_pair, check_pairs, check_run
 from common.results.check import Check
 from common.results.coding import arrays_file, read_arrays
-from common.results.rows import Arrays, RowResult, Status, Training, describe_replicas, make_row
+from common.results.rows import Arrays, RowResult, Status, Training, describe_replicas
+from common.show.words import rows_of
 from tests.conftest import needs_both, needs_tensorflow, needs_torch
 from tests.fakes import patched_worker
 
@@ -128,7 +129,7 @@ def test_mixed_precision_stays_within_its_bounds(framework: str, precision: Prec
     row, arrays = train(config(framework, precision, 2))
     checks = row.checks + check_run(row, arrays, [row])
     assert {"C7 replicas", "C6 first gradient", "C6 loss curve", "C6 update"} <= {check.name for check in checks}
-    kernels = [check.where for check in checks if check.name == "C6 precision" and "kernel" in check.where]
+    kernels = [check.tensor for check in checks if check.name == "C6 precision" and check.tensor]
     assert len(kernels) == 3  # what the sums are stored in
     assert [check for check in checks if not check.passed] == []
 
@@ -398,7 +399,7 @@ def test_another_tf_config_is_refused(text: str, monkeypatch: pytest.MonkeyPatch
 def measured(config: RunConfig, step_s: float) -> RowResult:
     images_per_s = config.train.batch_size / step_s
     timing = Timing(1.0, [1.0, 1.0], StepTimes(step_s, step_s, step_s, 1), 2.0, images_per_s)
-    return make_row(config, Status.OK, timing=timing, replicas=describe_replicas(config, "gloo", [1, 1], timing))
+    return RowResult(config, Status.OK, timing=timing, replicas=describe_replicas(config, "gloo", [1, 1], timing))
 
 
 def efficiencies(*rows: RowResult) -> tuple[float | None, float | None]:
@@ -462,9 +463,9 @@ def test_pairs_differ_in_framework_or_replicas_alone(monkeypatch: pytest.MonkeyP
     configs = [config(framework, Precision.FLOAT32, replicas) for framework, replicas in kinds]
     configs += [replace(configs[-1], train=TrainConfig(2, batch_size=16))]  # another experiment
     training = Training([], [], [], [], [], "", "")
-    rows = [make_row(each, Status.OK, training=training) for each in configs]
+    rows = [RowResult(each, Status.OK, training=training) for each in configs]
     ((*checks,),) = check_pairs(rows, lambda row: Arrays({}, {})).values()
-    assert {check.where.removesuffix(": all steps") for check in checks} == {
+    assert {rows_of(check) for check in checks} == {
         "tensorflow, torch", "tensorflow x2, torch x2",
         "tensorflow, tensorflow x2", "torch, torch x2", "torch, torch x4",
     }  # fmt: skip

@@ -21,14 +21,16 @@ from common.config import (
 )  # fmt: skip
 from common.experiment.data import draw_data, split_batches
 from common.experiment.weights import Weights, draw_weights
-from common.proof import runs as agreement
+from common.proof import course as course_module
 from common.proof.bounds import rules_of_worker
 from common.proof.checks import check_case
+from common.proof.course import certainty, follow_scale
 from common.proof.probe import draw_cases
 from common.proof.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
-from common.proof.runs import certainty, check_pairs, check_run, complete_checks, follow_scale
+from common.proof.runs import check_pairs, check_run, complete_checks
 from common.results.check import Check
-from common.results.rows import Arrays, Environment, RowResult, Status, Training, make_row
+from common.results.rows import Arrays, Environment, RowResult, Status, Training
+from common.show.words import place_of
 
 SHAPE, SEED = (6, 7, 3), 12
 
@@ -62,7 +64,7 @@ def train(framework: str, precision: str, scale: float = 2.0**15, **settings: An
     _, _, gradients = loss_and_gradients(weights, *batches[0], rounding, 1024.0)
     environment = Environment("", "", "", "", {"kind": "gpu", "compute_capability": "9.0"})
     made = [Check(rule.name, 0.0, 1.0, True, "") for rule in rules_of_worker(config)]
-    row = make_row(config, Status.OK, training=training, environment=environment, checks=made)
+    row = RowResult(config, Status.OK, training=training, environment=environment, checks=made)
     return row, Arrays(gradients, end)
 
 
@@ -155,7 +157,7 @@ def test_labels_that_balance_excuse_no_bias() -> None:
     for off, caught in ((0.0, []), (2.0**-9, ["wrong, dense/bias"])):
         bias = right.gradients["dense/bias"] * (1 + off)
         actual = right._replace(gradients={**right.gradients, "dense/bias": bias})
-        assert [check.where for check in check_case(config, case, 1024.0, actual) if not check.passed] == caught
+        assert [place_of(check) for check in check_case(config, case, 1024.0, actual) if not check.passed] == caught
 
 
 def test_a_learning_rate_of_one_frameworks_own_is_seen_by_the_pair() -> None:
@@ -175,7 +177,7 @@ def test_a_run_whose_loss_is_lost_is_compared_until_then(fourth: float, passed: 
     loss = [*first[:3], fourth * first[3], *[None] * 5]
     diverged = replace(row, status=Status.NONFINITE, training=replace(row.training, loss=loss))
     curve = next(check for check in check_run(diverged, arrays, [diverged]) if check.name == "C6 loss curve")
-    assert curve.where == "4 of 9 steps, then a loss that is not finite"
+    assert place_of(curve) == "4 of 9 steps, then a loss that is not finite"
     assert curve.passed is passed
 
 
@@ -214,12 +216,12 @@ def test_a_run_that_diverges_is_compared_until_then() -> None:
     (complete,) = complete_checks([row], lambda row: arrays)
     curve = next(check for check in complete.checks if check.name == "C6 loss curve")
     assert curve.passed
-    assert curve.where.endswith("of 60 steps, then chaos")
+    assert place_of(curve).endswith("of 60 steps, then chaos")
     assert "C6 update" not in {check.name for check in complete.checks}
 
 
 def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
     keras_rate = 1e-3 * (1 - 6.4e-6)
     exact = [train("tensorflow", "float64", learning_rate=keras_rate), train("torch", "float64")]
     exact = [(replace(row, config=replace(row.config, train=exact[1][0].config.train)), a) for row, a in exact]
@@ -229,12 +231,12 @@ def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch
         rows = [other for other, _ in exact] + [row]
         complete = complete_checks(rows, lambda row, arrays=arrays: arrays)[-1]
         curve = next(check for check in complete.checks if check.name == "C6 loss curve")
-        assert (curve.where, curve.passed) == ("all 9 steps", within)
+        assert (place_of(curve), curve.passed) == ("all 9 steps", within)
 
 
 def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only to the other framework's, over the first update; a batch in the wrong place shows there."""
-    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
     (mine, arrays), (other, _) = train("tensorflow", "float64"), train("torch", "float64")
     assert mine.training
     wrong = replace(mine, training=replace(mine.training, loss=mine.training.loss[::-1]))
@@ -246,7 +248,7 @@ def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "LARGEST_RUN_FLOPS", 0)
+    monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
     assert "C6 loss curve" not in checks_of(*train("torch", "float32"))
 
 

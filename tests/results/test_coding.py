@@ -17,20 +17,20 @@ from common.measure.limits import Ceilings, Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import StepTimes, Timing
-from common.results.check import PrecisionProbe
+from common.results.check import Check, PrecisionProbe
 from common.results.coding import (
     LARGEST_JSON_BYTES,
     read_arrays,
     read_json,
-    results_json,
-    to_json,
     write_arrays,
     write_json,
 )
-from common.results.rows import Arrays, Environment, Results, RowResult, Status, Training, make_row
+from common.results.rows import Arrays, Environment, Results, RowResult, Status, Training
+from common.show.words import place_of
+from tests.conftest import ROOT
 
 CONFIG = RunConfig("torch", Precision.MIXED_FLOAT16)
-ROW = make_row(
+ROW = RowResult(
     CONFIG,
     Status.OK,
     environment=Environment("2.13", "3.12", "2.2", "Linux", {"kind": "cpu", "name": "x"}, {"layout": "NHWC"}),
@@ -47,13 +47,6 @@ def test_there_and_back(tmp_path: Path) -> None:
     results = Results(["run_parity.py"], {"cpu": "x"}, [ROW])
     write_json(tmp_path / "results.json", results)
     assert read_json(tmp_path / "results.json", Results) == results
-
-
-def test_results_from_their_rows_json_are_the_same_file() -> None:
-    """Whatever stands in the command."""
-    for rows in ([], [ROW], [ROW, ROW]):
-        results = Results(['run_parity.py "rows": []'], {"rows": "[]"}, rows)
-        assert json.loads(results_json(results, [to_json(row) for row in rows])) == json.loads(to_json(results))
 
 
 def test_fixed_names(tmp_path: Path) -> None:
@@ -83,7 +76,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "row.json", ROW)
     with pytest.raises(TypeError):
-        write_json(tmp_path / "row.json", make_row(CONFIG, Status.OK, log=object()))
+        write_json(tmp_path / "row.json", RowResult(CONFIG, Status.OK, log=object()))
     assert read_json(tmp_path / "row.json", RowResult) == ROW
     assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
 
@@ -196,22 +189,25 @@ def changed(path: Path, *keys: Any, value: Any) -> Path:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["status"], "fine", "RowResult.status is 'fine'; it must be one of ok"),
-        (["compile"], 1, "RowResult.compile is 1; it must be bool"),
-        (["timing", "total_s"], "3", "RowResult.timing.total_s is '3'; it must be float"),
-        (["training", "loss", 1], [], r"RowResult.training.loss\[1\]"),
-        (["config", "precision"], "half", "RowResult.config.precision is 'half'"),
+        (["status"], "fine", r"\$.status: Invalid enum value 'fine'"),
+        (["status"], "fine" * 10**4, r"\$.status: Invalid enum value 'finefine"),
+        (["compile"], 1, r"\$.compile is 1; its config says False"),
+        (["framework"], "jax", r"\$.framework is 'jax'; its config says 'torch'"),
+        (["timing", "total_s"], "3", r"\$.timing.total_s: Expected `float`, got `str`"),
+        (["training", "loss", 1], [], r"\$.training.loss\[1\]: Expected `float \| null`, got `array`"),
+        (["config", "precision"], "half", r"\$.precision is 'mixed_float16'; its config says 'half'"),
+        (["config", "execution", "device"], 1, r"\$.config.execution.device: Expected `str`"),
         (["config", "train", "epochs"], 0, "epochs is 0"),
-        (["memory"], [], "RowResult.memory is .*fields of Memory"),
-        (["extra"], 1, "unknown field 'extra'"),
-        (
-            ["config", "model", "image_shape"],
-            [256, 256],
-            "RowResult.config.model.image_shape has 2 entries; it must have 3",
-        ),
-        (["config", "repeat"], 2**60, "RowResult.config.repeat is 1152921504606846976; no such number"),
-        (["timing", "total_s"], 10**400, "RowResult.timing.total_s is 1000.*; no such number"),
-        (["timing", "total_s"], json.loads("1e400"), "Infinity is not JSON"),
+        (["config", "train", "epochs"], 1.5, r"\$.config.train.epochs: Expected `int`, got `float`"),
+        (["config", "train", "epochs"], True, r"\$.config.train.epochs: Expected `int`, got `bool`"),
+        (["memory"], [], r"\$.memory: Expected `object \| null`, got `array`"),
+        (["extra"], 1, r"\$ has an unknown field 'extra'"),
+        (["timing", "step_s", "extra"], 1, r"\$.timing.step_s has an unknown field 'extra'"),
+        (["config", "model", "extra"], 1, r"\$.config.model has an unknown field 'extra'"),
+        (["config", "model", "image_shape"], [256, 256], r"\$.config.model.image_shape: Expected `array` of length 3"),
+        (["config", "repeat"], 2**60, "config.repeat is 1152921504606846976; no such number"),
+        (["timing", "total_s"], 10**400, "out of range|no such number"),
+        (["timing", "total_s"], json.loads("1e400"), "it is not JSON"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, keys: list[Any], value: Any, message: str) -> None:
@@ -222,10 +218,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, keys: list[Any], value: Any,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"timing": NaN}', "NaN is not JSON"),
+        ('{"timing": NaN}', "it is not JSON"),
         ("[" * 10**6, "nested too deeply"),
-        ("{", "Expecting property name"),
-        ("", "Expecting value"),
+        ("{", "it is not JSON"),
+        ("", "it is not JSON"),
     ],
 )
 def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -250,5 +246,58 @@ def test_a_file_of_lists_alone_is_not_even_parsed(tmp_path: Path) -> None:
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "row.json").write_text("{}")
-    with pytest.raises(ValueError, match="RowResult lacks the field 'framework'"):
+    with pytest.raises(ValueError, match="RowResult: Object missing required field `config`"):
         read_json(tmp_path / "row.json", RowResult)
+
+
+PUBLISHED = sorted((ROOT / "results").rglob("results.json"))
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: str(file.parent.relative_to(ROOT / "results")))
+def test_published_results_survive_being_written_anew(tmp_path: Path, file: Path) -> None:
+    results = read_json(file, Results)
+    write_json(tmp_path / "results.json", results)
+    assert read_json(tmp_path / "results.json", Results) == results
+    assert json.loads((tmp_path / "results.json").read_text())["schema_version"] == 2
+
+
+PUBLISHED_BEFORE = [file for file in PUBLISHED if json.loads(file.read_text())["schema_version"] == 1]
+
+
+@pytest.mark.parametrize("file", PUBLISHED_BEFORE, ids=lambda file: str(file.parent.relative_to(ROOT / "results")))
+def test_published_checks_say_what_they_said(file: Path) -> None:
+    """Schema 1 kept a check's place as a sentence; read as facts, it makes the same sentence."""
+    before, now = json.loads(file.read_text()), read_json(file, Results)
+    entries = [*zip(before["rows"], now.rows, strict=True), *zip(before["parity"], now.parity, strict=True)]
+    for old, new in entries:
+        assert [check["where"] for check in old["checks"]] == [place_of(check) for check in new.checks]
+
+
+@pytest.mark.parametrize(
+    ("where", "facts"),
+    [
+        ("right, conv1/kernel", {"what": "right", "tensor": "conv1/kernel"}),
+        ("wrong, logits not float16", {"what": "wrong, logits", "dtype": "float16"}),
+        (
+            "first batch, conv1/kernel not bfloat16",
+            {"what": "first batch", "tensor": "conv1/kernel", "dtype": "bfloat16"},
+        ),
+        ("gradients of 1e-05", {"what": "gradients of 1e-05"}),
+        ("all 16 steps", {"steps": 16, "of_steps": 16}),
+        ("9 of 16 steps, then chaos", {"steps": 9, "of_steps": 16, "end": "chaos"}),
+        (
+            "tensorflow, torch: 2 of 16 steps, then one alone skips",
+            {"rows": ("tensorflow", "torch"), "steps": 2, "of_steps": 16, "end": "skip"},
+        ),
+        ("tensorflow fit: epoch 3", {"rows": ("tensorflow fit",), "what": "epoch 3"}),
+        ("final weights of rank 1, 3", {"what": "final weights of rank 1, 3"}),
+    ],
+)
+def test_a_place_of_before_is_read_as_facts(tmp_path: Path, where: str, facts: dict[str, Any]) -> None:
+    check = {"name": "C6 loss curve", "difference": 1.0, "bound": 2.0, "passed": True, "where": where}
+    entry = {"precision": "float32", "compile": False, "passed": True, "checks": [check]}
+    document = {"command": [], "environment": {}, "rows": [], "parity": [entry], "schema_version": 1}
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    ((found,),) = (entry.checks for entry in read_json(tmp_path / "results.json", Results).parity)
+    assert found == Check("C6 loss curve", 1.0, 2.0, True, **facts)
+    assert place_of(found) == where

@@ -269,6 +269,6 @@ def test_rows_that_cannot_be_listed_are_refused(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, "Permission denied")
 
     store = Store(tmp_path)
-    monkeypatch.setattr(store_module, "sweep", refuse)
+    monkeypatch.setattr(store_module, "remove_scratch", refuse)
     with pytest.raises(StoreError, match="rows can't be used"), store.locked():
         pass

@@ -9,7 +9,7 @@ from common.measure.nvml import GpuUse
 from common.measure.timing import StepTimes, Timing
 from common.proof.runs import judge
 from common.results.check import Check
-from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training, make_row
+from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training
 from common.show.table import extents, failures, manifest_table, notes, parity_table, speed_table
 
 
@@ -18,7 +18,7 @@ def make(
 ) -> RowResult:
     config = RunConfig(framework, Precision(precision), execution=ExecutionConfig(compile=compile), repeat=repeat)
     step_s = step_ms / 1e3
-    return make_row(
+    return RowResult(
         config,
         Status.OK,
         environment=Environment("1.0", "3.12", "2.2", "Linux", {"kind": "gpu"}, {"scaling": precision[-2:]}),
@@ -34,7 +34,7 @@ def with_epochs(row: RowResult, epoch_s: list[float]) -> RowResult:
 
 FLOAT32 = make("torch", "float32", 10, 200)
 FLOAT16 = make("torch", "mixed_float16", 4, 50)
-BROKEN = make_row(RunConfig("torch", Precision.TF32), Status.UNSUPPORTED, "needs a GPU")
+BROKEN = RowResult(RunConfig("torch", Precision.TF32), Status.UNSUPPORTED, "needs a GPU")
 
 
 def cells(*rows: RowResult) -> list[dict[str, str]]:
@@ -140,7 +140,7 @@ def test_the_manifest_says_what_differs_by_precision() -> None:
     assert lines[-1].split("\t")[1].strip() == "32; mixed_float16: 16"
 
 
-GOOD = Check("C2 gradient", 0.5, 2.0, True, "ordinary, conv1/kernel")
+GOOD = Check("C2 gradient", 0.5, 2.0, True, "ordinary", "conv1/kernel")
 BAD = Check("C1 logits", 3.0, 2.0, False, "right")
 NOT_FINITE = Check("C5 loss scale", None, 0.0, False, "loss scale")
 
@@ -165,7 +165,7 @@ def test_a_failure_names_check_framework_tensor_and_factor() -> None:
 
 
 def test_the_extent_of_the_comparison_is_said() -> None:
-    curve = Check("C6 loss curve", 0.1, 0.5, True, "9 of 16 steps, then chaos")
+    curve = Check("C6 loss curve", 0.1, 0.5, True, steps=9, of_steps=16, end="chaos")
     entries = judge([replace(FLOAT32, checks=[GOOD, curve]), replace(FLOAT16, checks=[GOOD])])
     assert extents(entries) == [
         "C6 loss curve over 9 of 16 steps, then chaos: float32",
@@ -180,7 +180,7 @@ def test_the_extent_of_the_comparison_is_said() -> None:
 
 
 def test_pairs_join_the_verdict_of_their_rows() -> None:
-    pair = replace(BAD, name="C8 loss curve", where="tensorflow x2, torch x2: right")
+    pair = replace(BAD, name="C8 loss curve", rows=("tensorflow x2", "torch x2"))
     (entry,) = judge([replace(FLOAT32, checks=[GOOD])], {("float32", False): [pair]})
     assert not entry.passed
     assert failures([entry]) == ["float32: C8 loss curve failed, tensorflow x2, torch x2: right: 3, bound 2, 1.5 times"]

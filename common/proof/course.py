@@ -1,0 +1,233 @@
+"""What a run is held to: its first batch in float64, and the course of the whole training, with the price of roundings.
+
+A run that NumPy can train is followed step by step; a larger one is held to the float64 rows of both frameworks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from common.config import (
+    FRAMEWORKS,
+    LOSS_SCALE_BACKOFF,
+    LOSS_SCALE_GROWTH,
+    DataConfig,
+    ExecutionConfig,
+    LossScaleConfig,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)
+from common.experiment.data import draw_data, split_batches
+from common.experiment.weights import Weights, draw_weights
+from common.measure.limits import step_flops
+from common.proof.bounds import KERAS_UPDATE, ROUNDOFF
+from common.proof.checks import gradient_bounds, joined, relative_error, rounds
+from common.proof.probe import Case
+from common.proof.reference import ROUNDINGS, Evaluation, ReferenceStep, exact, follow_steps, loss_and_gradients
+from common.results.rows import RowResult, Status, Training
+
+# What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
+LARGEST_RUN_FLOPS = 1e11
+
+
+LARGEST_STEP_FLOPS = 2e12
+
+
+class WholeRun(NamedTuple):
+    """What only a reference that trains the whole run can say.
+
+    correct: in each step, the samples whose logit has the right sign. certainty: in each epoch, the samples' logits, in
+    multiples of E0. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
+    weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
+    """
+
+    correct: np.ndarray
+    certainty: list[np.ndarray]
+    contradicted: list[int]
+    update: np.ndarray
+    update_price: float
+    stored: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
+
+    error: E0 at each step, as a difference of the loss. limit: how many steps can be compared however small the error
+    is; of the rulers themselves the first update alone. whole: None where NumPy can't train the run.
+    """
+
+    loss: np.ndarray
+    error: np.ndarray
+    limit: int
+    whole: WholeRun | None = None
+
+
+class FirstBatch(NamedTuple):
+    """The run's first batch on its starting weights: the reference's gradients, their bounds, and their usual E0."""
+
+    gradients: Weights
+    bounds: dict[str, float]
+    price: float
+    loss_scale: float
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # logits that the roundings leave alone are certain
+def certainty(logits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """How far each logit of an epoch is from 0, in E0; logits and rounded (N, 1).
+
+    E0 is the rms over the epoch: a sample's own roundings may happen to cancel, in one framework and not in the other.
+    """
+    multiples: np.ndarray = np.abs(logits) / np.sqrt(np.mean((rounded - logits) ** 2))
+    return multiples
+
+
+def follow_scale(config: RunConfig, skipped: Sequence[int], steps: int) -> list[float]:
+    """The loss scale before each step, and after the last, as it follows from the steps that were skipped."""
+    scale = config.loss_scale.initial_scale if config.precision.scales_loss else 1.0
+    trace, finite = [scale], 0
+    for step in range(steps):
+        finite = 0 if step in skipped else finite + 1
+        if step in skipped:
+            scale *= LOSS_SCALE_BACKOFF
+        elif config.precision.scales_loss and finite == config.loss_scale.growth_interval:
+            scale, finite = scale * LOSS_SCALE_GROWTH, 0
+        trace.append(scale)
+    return trace
+
+
+def first_batch(row: RowResult) -> FirstBatch | None:
+    config, training = row.config, training_of(row)
+    if step_flops(config) > LARGEST_STEP_FLOPS:
+        return None
+    scale = min(follow_scale(config, training.skipped_steps, len(training.loss))[:-1])
+    case, reference, emulated = _first_pass(
+        config.data, config.model, config.train.batch_size, config.precision, scale, config.execution.replicas
+    )
+    bounds = gradient_bounds(config, case, reference, emulated)
+    prices = [relative_error(emulated.gradients[name], gradient) for name, gradient in reference.gradients.items()]
+    return FirstBatch(reference.gradients, bounds, float(np.median(prices)), scale)
+
+
+@cache
+def _first_pass(
+    data: DataConfig, model: ModelConfig, batch_size: int, precision: Precision, loss_scale: float, replicas: int
+) -> tuple[Case, Evaluation, Evaluation]:
+    images, labels = draw_data(data)
+    case = Case("first batch", draw_weights(model, data.seed), images[:batch_size], labels[:batch_size])
+    emulated = loss_and_gradients(*case[1:], ROUNDINGS[precision], loss_scale, replicas)
+    exactly = precision if not rounds(precision) else Precision.FLOAT64
+    return (
+        case,
+        emulated if exactly is precision else _first_pass(data, model, batch_size, exactly, 1.0, 1)[1],
+        emulated,
+    )
+
+
+def course_of(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
+    """What the row's training is held to; None where it is too large for NumPy and `rows` lacks the rulers."""
+    config, training = row.config, training_of(row)
+    if step_flops(config) * len(training.loss) <= LARGEST_RUN_FLOPS:
+        return _numpy_course(_computation(config), tuple(training.skipped_steps))
+    return _float64_course(row, rows)
+
+
+def _computation(config: RunConfig) -> RunConfig:
+    """One config for all rows that NumPy follows alike, whatever framework or loop trains them."""
+    execution = ExecutionConfig(devices=config.execution.replicas)
+    return replace(config, framework=FRAMEWORKS[0], execution=execution, repeat=0)
+
+
+@cache
+def _numpy_course(config: RunConfig, skipped: tuple[int, ...]) -> Course:
+    """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
+
+    In float32 and float64 what stands for the emulator is float64 with the weights moved by a rounding of float32, and
+    the learning rate by Keras' own error.
+    """
+    data, train, precision = config.data, config.train, config.precision
+    weights, batches = draw_weights(config.model, data.seed), split_batches(*draw_data(data), train.batch_size)
+    if rounds(precision):
+        moved, moved_train = weights, train
+    else:
+        signs = np.random.default_rng(data.seed)
+        moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
+        moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
+    emulated, moved_end = follow_steps(
+        moved, batches, moved_train, config.loss_scale, precision, ROUNDINGS[precision], skipped,
+        config.execution.replicas,
+    )  # fmt: skip
+    steps, end = _exact_run(data, config.model, train, skipped)
+    loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))
+    labels = [labels for _, labels in batches] * train.epochs
+    update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
+    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
+    whole = WholeRun(
+        correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
+        certainty=list(map(certainty, _logits(steps, len(batches)), _logits(emulated, len(batches)))),
+        contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
+        update=update,
+        update_price=relative_error(moved_update, update),
+        stored=float(u * size * np.sqrt(len(steps)) / np.linalg.norm(update)),
+    )
+    return Course(loss, np.abs(rounded - loss), len(loss), whole)
+
+
+def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
+    """Those of each epoch, (N, 1)."""
+    epochs = [steps[at : at + per_epoch] for at in range(0, len(steps), per_epoch)]
+    return [np.concatenate([step.logits for step in epoch]) for epoch in epochs]
+
+
+@cache
+def _exact_run(
+    data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
+) -> tuple[list[ReferenceStep], Weights]:
+    weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
+    return follow_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
+
+
+def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
+    """The run in float64 by the row's own framework; None where the two frameworks' float64 rows are not both there.
+
+    All that they differ in is Keras' own error in the update, so the way they grow apart shows how training amplifies
+    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. A float64
+    row skips nothing, so a row that does is compared up to there; and the two are compared with each other up to the
+    first update alone, since beyond it they are the ruler.
+    """
+    exact_rows = [other for other in rows if other.status is Status.OK and other.precision == Precision.FLOAT64]
+    exact_rows = [other for other in exact_rows if experiment_of(other) == experiment_of(row)]
+    losses = {other.framework: as_array(training_of(other).loss) for other in reversed(exact_rows)}
+    first = first_batch(row)
+    if len(losses) < len(FRAMEWORKS) or first is None:
+        return None
+    reference, loss, skipped = losses[row.framework], as_array(training_of(row).loss), training_of(row).skipped_steps
+    apart = np.abs(losses[FRAMEWORKS[0]] - losses[FRAMEWORKS[1]]) / running_rms(reference)
+    growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
+    applied = np.array([step not in skipped for step in range(len(loss))], int)
+    price = first.price if rounds(row.config.precision) else KERAS_UPDATE
+    error = price * growth[np.cumsum(applied) - applied] * running_rms(loss)
+    if row.precision == Precision.FLOAT64:
+        return Course(reference, error, 2)
+    return Course(reference, error, len(loss))
+
+
+def running_rms(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.cumsum(values**2) / np.arange(1, len(values) + 1)))
+
+
+def as_array(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def training_of(row: RowResult) -> Training:
+    assert row.training is not None  # only rows that were trained come here
+    return row.training
+
+
+def experiment_of(row: RowResult) -> tuple[DataConfig, ModelConfig, TrainConfig, LossScaleConfig]:
+    return row.config.data, row.config.model, row.config.train, row.config.loss_scale
