@@ -34,6 +34,11 @@ PACKAGES = {
     "torch": r"torch|triton|pytorch|numpy|nvidia[-_]",
 }
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
+
+# Where our own code can change a measurement.
+MEASURING = tuple(
+    f"common/{name}" for name in ("config.py", "experiment", "measure", "results", "proof", "process", "cli/worker.py")
+)
 ANSWER_S = 60.0  # reading the versions takes a tenth of a second; a slow network drive, many
 LONGEST_LINE_BYTES = 2**20
 
@@ -117,9 +122,10 @@ def _describe_device(device: str) -> dict[str, str]:
 
 
 def _code_sha256(framework: str) -> str:
+    """Of the code that decides what a row measures and proves; what only shows a row, or reads options, is left out."""
     digest = hashlib.sha256()
-    for package in ("common", MODULES[framework]):
-        for path in sorted((_ROOT / package).rglob("*.py")):
+    for place in (*MEASURING, MODULES[framework]):
+        for path in sorted([_ROOT / place] if place.endswith(".py") else (_ROOT / place).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -16,10 +16,10 @@ def draw(make: Callable[[Any], Any], folder: Path, name: str) -> bool:
     try:
         from matplotlib import rc_context
 
-        from common.show import figures as plots
+        from common.show import canvas, figures
 
-        with rc_context(plots.STYLE):
-            plots.write_figure(make(plots), folder, name)
+        with rc_context(canvas.STYLE):
+            canvas.write_figure(make(figures), folder, name)
     except ModuleNotFoundError as error:
         say(f"no figure: {missing(error, 'report')}")
     except (OSError, ValueError) as error:  # also what is wrong with matplotlib's own settings

@@ -15,7 +15,8 @@ from common.config import Precision, RunConfig, experiment_difference
 from common.experiment.article import T4
 from common.results.files import write_text
 from common.results.rows import Results
-from common.show.figures import COLOURS, FAINT, INK, STYLE, figures, write_figure
+from common.show.canvas import COLOURS, FAINT, INK, STYLE, write_figure
+from common.show.figures import figures
 from common.show.lines import group, number
 from common.show.table import (
     extents,

@@ -267,7 +267,8 @@ def test_progress_has_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_it_is_drawn_with_both_frameworks(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from common.show.figures import COLOURS, crossovers
+    from common.show.canvas import COLOURS
+    from common.show.figures import crossovers
 
     both = {}
     for size, results in swept({8: 0.5, 16: 2}).items():

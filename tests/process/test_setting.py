@@ -83,7 +83,18 @@ def test_on_a_gpu_its_name_and_driver_are_facts(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("file", "changes"),
-    [("common/experiment/data.py", True), ("torch_impl/model.py", True), ("tf_impl/model.py", False)],
+    [
+        ("common/config.py", True),
+        ("common/experiment/data.py", True),
+        ("common/measure/timing.py", True),
+        ("common/proof/reference.py", True),
+        ("common/process/row.py", True),
+        ("common/cli/worker.py", True),
+        ("torch_impl/model.py", True),
+        ("tf_impl/model.py", False),
+        ("common/show/figures.py", False),
+        ("common/cli/options.py", False),
+    ],
 )
 def test_our_own_code_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, changes: bool) -> None:
     for package in ("common", "torch_impl", "tf_impl"):

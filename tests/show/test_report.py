@@ -26,7 +26,8 @@ from common.config import FRAMEWORKS
 from common.results.coding import read_json
 from common.results.rows import Results
 from common.results.store import read_results
-from common.show.figures import COLOURS, STYLE, figures
+from common.show.canvas import COLOURS, STYLE
+from common.show.figures import figures
 from common.show.page import CAPTIONS, to_html
 from common.show.table import parity_table, speed_table, tables
 from tests.conftest import ROOT
