@@ -136,8 +136,11 @@ def _to_document(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON holds of a kind of number or text that a library has made: NumPy's numbers, a framework's version."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, str):
+        return str.__str__(value)
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 

@@ -24,7 +24,7 @@ from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Tr
 from tests.fakes import fake_python, is_alive
 
 CONFIG = RunConfig("torch", Precision.FLOAT32)
-LEAVE_ROW = "json.dump({{**json.load(open('{}')), 'run_id': sys.argv[8]}}, open(result, 'w'))"
+LEAVE_ROW = "json.dump({{**json.load(open('{}')), 'run_id': run_id}}, open(result, 'w'))"
 
 
 def launch(tmp_path: Path, body: str, timeout_s: float = 30) -> tuple[RowResult, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ from common.process.launch import launch_row
 from common.process.replicas import failure_of
 from common.results.rows import RowResult, Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
-from tests.fakes import patched_worker, wait_until
+from tests.fakes import fake_replicas, patched_worker, wait_until
 
 SHAPE = (12, 12, 3)
 FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]
@@ -71,6 +71,17 @@ tf.distribute.experimental.CommunicationOptions = lambda timeout_seconds=None, *
 """
 
 
+def config_of(framework: str, collective_s: float) -> RunConfig:
+    return RunConfig(
+        framework,
+        Precision.FLOAT32,
+        DataConfig(16, SHAPE),
+        ModelConfig(SHAPE, filters=4),
+        TrainConfig(epochs=2, batch_size=4),
+        execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
+    )
+
+
 def train(
     folder: Path,
     framework: str,
@@ -80,21 +91,22 @@ def train(
     further: str = "",
 ) -> RowResult:
     """The row of two replicas of which the second does `fault`, patched further; no process of it is left."""
-    config = RunConfig(
-        framework,
-        Precision.FLOAT32,
-        DataConfig(16, SHAPE),
-        ModelConfig(SHAPE, filters=4),
-        TrainConfig(epochs=2, batch_size=4),
-        execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
-    )
-    reached = folder / "reached"
-    python = patched_worker(folder, RANK + where.format(fault=fault, reached=str(reached)) + further)
+    patch = RANK + where.format(fault=fault, reached=str(folder / "reached")) + further
+    return launch_marked(folder, config_of(framework, collective_s), patched_worker(folder, patch))
+
+
+def stand_in(folder: Path, framework: str, fault: str, collective_s: float = 60) -> RowResult:
+    """As train, except that the replicas train nothing, so that no framework is waited for."""
+    return launch_marked(folder, config_of(framework, collective_s), fake_replicas(folder, fault))
+
+
+def launch_marked(folder: Path, config: RunConfig, python: str) -> RowResult:
+    """The row whose fault was reached; no process of it is left."""
     mark = f"row-of-{folder.name}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARK", mark)
         row = launch_row(config, python, folder / "rows" / "row", 60, lambda event: None)
-    assert reached.exists()
+    assert (folder / "reached").exists()
     assert left_of(mark) == []
     return row
 
@@ -109,21 +121,36 @@ def left_of(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize(
+# PyTorch's launcher is its own, and imports it in every process, so that one test of each kind is enough at first.
+SLOW_IN_TORCH = [pytest.param("torch", marks=[needs_torch, pytest.mark.slow]), FRAMEWORKS[1]]
+
+ENDS = pytest.mark.parametrize(
     ("fault", "status", "detail"),
     [
         ("raise RuntimeError('no more')", Status.CRASHED, "rank 1: RuntimeError: no more"),
         ("os.kill(os.getpid(), 9)", Status.KILLED, "rank 1: signal 9, likely out of memory"),
         ("os._exit(3)", Status.CRASHED, "rank 1: exit code 3"),
-        ("raise run.OutOfMemory(5, 4, 3)", Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
+        ("raise OutOfMemory(5, 4, 3)", Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
     ],
     ids=["raises", "killed", "exits", "out of memory"],
 )
+
+
+@pytest.mark.parametrize("framework", SLOW_IN_TORCH)
+@ENDS
+def test_a_rank_that_ends_without_training(
+    fault: str, status: Status, detail: str, framework: str, tmp_path: Path
+) -> None:
+    row = stand_in(tmp_path, framework, fault)
+    assert (row.status, row.detail) == (status, detail)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@ENDS
 def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: str, tmp_path: Path) -> None:
-    row = train(
-        tmp_path, framework, fault.replace("run.OutOfMemory", "__import__('common.measure.memory').memory.OutOfMemory")
-    )
+    out_of_memory = "__import__('common.measure.memory').measure.memory.OutOfMemory"
+    row = train(tmp_path, framework, fault.replace("OutOfMemory", out_of_memory))
     assert (row.status, row.detail) == (status, detail)
 
 
@@ -143,6 +170,7 @@ def end_late():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
     config = RunConfig(
@@ -160,6 +188,23 @@ def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Pat
     assert (row.status, row.detail) == (Status.OK, "")
 
 
+@pytest.mark.parametrize(
+    ("framework", "said"),
+    [
+        pytest.param("torch", "RuntimeError: a collective has timed out", marks=needs_torch),
+        pytest.param("tensorflow", "Collective has timed out", marks=needs_tensorflow),
+    ],
+)
+@pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
+def test_a_rank_that_is_waited_for_in_vain_without_training(
+    fault: str, framework: str, said: str, tmp_path: Path
+) -> None:
+    row = stand_in(tmp_path, framework, fault, collective_s=2)
+    words = f"rank 1 did not answer within 2 s; rank 0, which waited, ended with {said}"
+    assert (row.status, row.detail) == (Status.CRASHED, words)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
 def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path: Path) -> None:
@@ -169,6 +214,7 @@ def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path:
     assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
     row = train(tmp_path, framework, HANG, collective_s=4, where=BEFORE_THE_MODEL)
@@ -201,6 +247,7 @@ def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], bla
     assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {said}"
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_a_rank_that_the_devices_alone_wait_for(tmp_path: Path) -> None:
     """As on GPUs, where TensorFlow gives up on no sum: with its time limit taken away."""
@@ -226,6 +273,15 @@ def deadline_at_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(launch_module, "_deadline", deadline)
 
 
+@pytest.mark.parametrize("framework", SLOW_IN_TORCH)
+@pytest.mark.usefixtures("deadline_at_the_fault")
+def test_a_rank_that_hangs_until_the_deadline_without_training(framework: str, tmp_path: Path) -> None:
+    row = stand_in(tmp_path, framework, DEAF_HANG)
+    words = "ended after 60 s: rank 1 did not answer; --timeout allows more"
+    assert (row.status, row.detail) == (Status.TIMEOUT, words)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.usefixtures("deadline_at_the_fault")
 def test_a_rank_that_hangs_until_the_deadline(framework: str, tmp_path: Path) -> None:
@@ -247,6 +303,7 @@ if __name__ == "__mp_main__":
 """
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_a_rank_that_crashes_while_it_waits(tmp_path: Path) -> None:
     """As TensorFlow does in one of some twenty times when it gives up waiting."""
@@ -285,6 +342,7 @@ def two_hosts(*options: str) -> Iterator[list["subprocess.Popen[str]"]]:
             process.wait()
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["is killed", "is stopped"])
 def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
@@ -314,6 +372,7 @@ def test_what_tensorflow_says_follows_where(message: str) -> None:
     assert said.startswith("rank 1 did not answer within 3 s: Collective has timed out.")
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_the_chief_alone_writes(tmp_path: Path) -> None:
     with two_hosts("--result", str(tmp_path / "result.json")) as (first, second):
@@ -325,6 +384,7 @@ def test_the_chief_alone_writes(tmp_path: Path) -> None:
     assert (row["replicas"]["hosts"], row["replicas"]["backend"]) == (2, "ring")
 
 
+@pytest.mark.slow
 @needs_torch
 def test_torchrun_starts_it_too(tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--virtual-local-rank"]

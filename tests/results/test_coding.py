@@ -73,6 +73,20 @@ def test_what_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
     assert read_json(tmp_path / "training.json", Training).loss == [None]
 
 
+class Version(str):
+    """As torch.__version__ is one."""
+
+
+@pytest.mark.parametrize(
+    ("detail", "text"),
+    [(Version("2.13"), "2.13"), (np.float64(0.5), 0.5), (np.int64(3), 3)],
+    ids=["a kind of text", "NumPy's float", "NumPy's int"],
+)
+def test_what_libraries_make_of_numbers_and_text_is_written_as_such(tmp_path: Path, detail: Any, text: Any) -> None:
+    write_json(tmp_path / "row.json", RowResult(CONFIG, Status.OK, detail))
+    assert json.loads((tmp_path / "row.json").read_text())["detail"] == text
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "row.json", ROW)
     with pytest.raises(TypeError):

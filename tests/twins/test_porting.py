@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ def named_by(row: str) -> list[tuple[str, str, str]]:
     return re.findall(r"`(test_\w+\.py)(::|: )(.+?)`(?=<br>| \|$)", row)
 
 
+@cache
 def losses(framework: str) -> np.ndarray:
     process = run_python("-c", LOOPS[framework])
     assert process.returncode == 0, process.stderr
@@ -48,7 +50,8 @@ def test_every_row_names_tests_that_exist(row: str) -> None:
     assert named_by(row)
     for file, separator, name in named_by(row):
         if separator == "::":
-            tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+            (path,) = (ROOT / "tests").rglob(file)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
             assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         else:
             assert (file, name in TRAPS) == ("test_traps.py", True), name

@@ -1,0 +1,76 @@
+"""A worker as ours whose replicas train nothing: what looks after them is real, and no TensorFlow is imported.
+
+In each of four steps a replica meets the others, by files in the folder. In the third the replica of rank 1 runs the
+body. One that waits in vain for longer than the config allows says so, as its framework would.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from common.cli.worker import main
+from common.config import RunConfig
+from common.measure.memory import OutOfMemory
+from common.process.monitor import Monitors
+from common.process.replicas import ReplicaFailed, silent
+from common.results.rows import RowResult, Status
+from tests.workers.arguments import parse
+
+FRAMEWORKS = {"tf_impl": "tensorflow", "torch_impl": "torch"}
+STEPS, STEP_OF_THE_FAULT = 4, 2
+
+arguments = parse(__doc__)
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+
+
+def run(config: RunConfig, on_event: Any, on_arrays: Any, monitors: Monitors) -> RowResult:
+    for step in range(STEPS):
+        if rank() == 1 and step == STEP_OF_THE_FAULT:
+            (arguments.folder / "reached").touch()
+            exec(arguments.body, {"os": os, "signal": signal, "time": time, "OutOfMemory": OutOfMemory})
+        monitors.on_collective()
+        meet(step, config)
+    return RowResult(config, Status.OK)
+
+
+def meet(step: int, config: RunConfig) -> None:
+    (arguments.folder / f"step-{step}-rank-{rank()}").touch()
+    end_s = time.monotonic() + config.execution.collective_timeout_s
+    while len(list(arguments.folder.glob(f"step-{step}-rank-*"))) < config.execution.replicas:
+        if time.monotonic() > end_s:
+            give_up(config)
+        time.sleep(0.01)
+
+
+def give_up(config: RunConfig) -> None:
+    """TensorFlow's implementation blames a rank in words of its own; PyTorch's collective raises and names none."""
+    if config.framework == "torch":
+        raise RuntimeError("a collective has timed out")
+    others = [other for other in range(config.execution.replicas) if other != rank()]
+    said = f"{silent(others, config.execution.collective_timeout_s)}: Collective has timed out"
+    raise ReplicaFailed(Status.CRASHED, said)
+
+
+stand_in = ModuleType(f"{arguments.module}.run")
+stand_in.run = run  # type: ignore[attr-defined]
+sys.modules[stand_in.__name__] = stand_in
+
+if __name__ == "__main__":
+    from importlib import import_module
+
+    run_replicas = import_module(f"{arguments.module}.processes").run_replicas
+
+    def look_after(config: RunConfig, on_event: Any, on_arrays: Any) -> RowResult:
+        row: RowResult = run_replicas(config, on_event, on_arrays)
+        return row
+
+    sys.exit(main(FRAMEWORKS[arguments.module], look_after, look_after, arguments.words))
