@@ -1,4 +1,5 @@
-# Two commands on a fresh machine: `make parity` compares, `make test` tests. Both set up what they need first.
+# Two commands on a fresh machine: `make parity` compares, `make test` tests what takes minutes,
+# and `make test-all` everything. Both set up what they need first.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ ARGS ?=
 # would overwrite each other in one.
 GPU := $(shell command -v nvidia-smi)
 
-.PHONY: parity test lint smoke clean
+.PHONY: parity test test-all lint smoke clean
 
 ifdef GPU
 parity: $(VENV)-tf/.installed $(VENV)-torch/.installed
@@ -20,8 +21,14 @@ parity: $(VENV)/.installed
 	$(RUN) run_parity.py $(ARGS)
 endif
 
+# Each framework in a process of its own, at most as many at a time as there are cores.
+TEST = $(RUN) -m pytest --numprocesses auto --dist loadgroup
+
 test: lint
-	$(RUN) -m pytest
+	$(TEST) -m 'not slow'
+
+test-all: lint
+	$(TEST) --hypothesis-profile ci
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

@@ -23,7 +23,7 @@ from pathlib import Path
 try:
     from common.cli import compare, env, max_batch, report, sweep
     from common.cli.exit_codes import EXIT_SOME_FAILED, exit_code
-    from common.cli.options import Parser, add_experiment_options, add_monitor_options, repeats_int
+    from common.cli.options import PROGRAM, Parser, add_experiment_options, add_monitor_options, repeats_int
     from common.cli.plan import add_row_options, add_run_options, plan
     from common.config import RunConfig
     from common.process.interrupts import Interrupts
@@ -107,7 +107,7 @@ def run(
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXIT_CODES)
     rows = add_row_options(parser)
     rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
     add_experiment_options(parser)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("device", "distributed", "model", "monitor", "optimizer", "precision", "run", "train")
@@ -24,8 +25,30 @@ needs_tensorflow = pytest.mark.skipif(not HAS["tf_impl"], reason="TensorFlow is 
 needs_one = pytest.mark.skipif(not any(HAS.values()), reason="needs a framework")
 needs_both = pytest.mark.skipif(not all(HAS.values()), reason="needs both frameworks")
 
-if HAS["torch_impl"]:
-    import torch  # noqa: F401 - before TensorFlow: loaded after it, PyTorch has crashed
+# `dev` is for the bench, `ci` for the full set.
+settings.register_profile(
+    "dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=1200)
+settings.load_profile("dev")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each framework has a process of its own under pytest-xdist, and what one smoke run left is read in one place."""
+    for item in items:
+        if group := _group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+        if "smoke_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
+def _group_of(item: pytest.Item) -> str | None:
+    used = set(getattr(item, "fixturenames", ()))
+    parameters = getattr(item, "callspec", None)
+    if parameters and "impl" in parameters.params:
+        return str(parameters.params["impl"])
+    groups = {"smoke_run": "smoke", "executed": "notebook", "tensorflow_impl": "tf_impl", "torch_impl": "torch_impl"}
+    return next((group for name, group in groups.items() if name in used), None)
 
 
 @pytest.fixture(
@@ -43,7 +66,16 @@ def tensorflow_impl() -> SimpleNamespace:
     return load_implementation("tf_impl")
 
 
+@pytest.fixture(scope="session")
+def torch_impl() -> SimpleNamespace:
+    """PyTorch's alone, for what TensorFlow does not have."""
+    return load_implementation("torch_impl")
+
+
 def load_implementation(package: str) -> SimpleNamespace:
+    """The package's modules, and its CPU as `cpu`."""
+    if package == "tf_impl" and HAS["torch_impl"]:
+        importlib.import_module("torch")  # loaded after TensorFlow, PyTorch has crashed
     modules = {name: importlib.import_module(f"{package}.{name}") for name in MODULES}
     cpu = modules["device"].select_device("cpu", threads=1)
     framework = {"torch_impl": "torch", "tf_impl": "tensorflow"}[package]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tabulate import tabulate_formats
 
 from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
-from common.cli.options import Parser, positive_float
+from common.cli.options import PROGRAM, Parser, positive_float
 from common.config import Mode, any_experiment_difference
 from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.proof.runs import pair_checks
@@ -132,7 +132,7 @@ def is_ok(line: Line) -> bool:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py compare", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=f"{PROGRAM} compare", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("old", type=Path, metavar="OLD", help="a results.json, or the folder of one")
     parser.add_argument("new", type=Path, metavar="NEW", help="likewise")
     parser.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.cli.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
-from common.cli.options import Parser
+from common.cli.options import PROGRAM, Parser
 from common.cli.plan import add_interpreters
 from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunConfig
 from common.measure.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
@@ -34,7 +34,7 @@ EXIT_CODES = "exit codes: 0, 2 usage, 3 not printed, 4 no framework works; 130 o
 
 def main(argv: Sequence[str]) -> int:
     """Print what the machine can run; returns the exit code: 0, 2 usage, 4 where no framework works."""
-    parser = Parser(prog="run_parity.py env", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=f"{PROGRAM} env", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU if there is one"
     )

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
-from common.cli.options import LARGEST_INT, Parser, add_experiment_options
+from common.cli.options import LARGEST_INT, PROGRAM, Parser, add_experiment_options
 from common.cli.plan import add_row_options, add_run_options, plan
 from common.config import Precision, RunConfig
 from common.measure.footprint import largest_single_batch
@@ -287,7 +287,7 @@ def _cells(line: LargestBatch, float32: LargestBatch | None) -> dict[str, str]:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py max-batch", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=f"{PROGRAM} max-batch", description=__doc__, epilog=EXIT_CODES)
     add_row_options(parser)
     add_experiment_options(parser)
     run = add_run_options(parser)

@@ -30,6 +30,9 @@ from common.text import printable
 
 LARGEST_INT = 2**53  # results hold no larger number
 
+# As it was called: a checkout has the file, an installed package the command.
+PROGRAM = "run-parity" if Path(sys.argv[0]).stem == "run-parity" else "run_parity.py"
+
 
 def new_file(text: str) -> Path:
     """An argument type: a file that can be written, or be made."""

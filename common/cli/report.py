@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate_formats
 
 from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
-from common.cli.options import Parser
+from common.cli.options import PROGRAM, Parser
 from common.process.install import missing
 from common.process.interrupts import Interrupts
 from common.results.files import require_folder
@@ -66,7 +66,7 @@ def report(results: Results, folder: Path, tablefmt: str) -> Path | None:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py report", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=f"{PROGRAM} report", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="a results.json, or the folder of one")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: report/ beside each results.json")
     parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="NAME", help="of tables.txt")

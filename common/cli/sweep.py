@@ -18,7 +18,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NO_PARITY, EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED, exit_code
-from common.cli.options import LARGEST_INT, Parser, add_experiment_options, positive_int, repeats_int, resolve_preset
+from common.cli.options import (
+    LARGEST_INT,
+    PROGRAM,
+    Parser,
+    add_experiment_options,
+    positive_int,
+    repeats_int,
+    resolve_preset,
+)
 from common.cli.plan import add_row_options, add_run_options, plan
 from common.config import Precision, RunConfig
 from common.measure.statistics import LEAST_EPOCHS
@@ -223,7 +231,7 @@ def _exit_code(codes: Sequence[int]) -> int:
 
 
 def _make_parser() -> Parser:
-    parser = Parser(prog="run_parity.py sweep", description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(prog=f"{PROGRAM} sweep", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--over", choices=tuple(AXES), required=True, help="the size that is another in each run")
     parser.add_argument("values", nargs="+", type=positive_int, metavar="VALUES", help="its sizes, two or more")
     rows = add_row_options(parser, ", ".join(PRECISIONS))

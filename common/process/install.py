@@ -4,16 +4,19 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
+_CONSTRAINTS = _ROOT / "constraints.txt"  # of a checkout; an installed package has none
 
 
 def install_command(framework: str, python: str) -> str:
-    """What adds the framework, and NumPy with it, to the interpreter `python`, at the version measured here."""
-    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} {framework}"
+    """What adds the framework to the interpreter `python`, with all that a worker needs, as it was measured here."""
+    return extra_command(framework, python)
 
 
 def extra_command(extra: str, python: str) -> str:
     """What adds the packages of one of our extras to the interpreter `python`."""
-    return f"{python} -m pip install -c {_ROOT / 'constraints.txt'} -e '{_ROOT}[{extra}]'"
+    if _CONSTRAINTS.exists():
+        return f"{python} -m pip install -c {_CONSTRAINTS} -e '{_ROOT}[{extra}]'"
+    return f"{python} -m pip install 'mixed-precision-parity[{extra}]'"
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> str:

@@ -41,7 +41,8 @@ DRAIN_S = 2.0  # for the last of its output, once it has ended
 LOG_TAIL_LINES = 20
 LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the largest run has 200
 
-WITHOUT_NUMPY = "ModuleNotFoundError: No module named 'numpy'"
+# How the log of a worker ends whose interpreter lacks what every row needs.
+WITHOUT_PACKAGES = tuple(f"ModuleNotFoundError: No module named '{name}'" for name in ("numpy", "msgspec"))
 
 Launch = Callable[[RunConfig, str, Path, float, OnEvent, Interrupts], RowResult]
 
@@ -95,7 +96,7 @@ def launch_row(
     if was_ended and further:
         row = _as_measured_before(row, run_id, folder)
     row = _with_log(_with_gpu_use(row, gpu), folder)
-    if row.log_tail[-1:] == [WITHOUT_NUMPY]:  # without it a worker can't even say so
+    if row.log_tail and row.log_tail[-1] in WITHOUT_PACKAGES:  # without it a worker can't even say so
         return RowResult(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
     return row
 

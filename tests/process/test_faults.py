@@ -297,7 +297,7 @@ def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(
     )  # fmt: skip
     expected = ["not_installed" if name in missing else "ok" for name in ("tensorflow", "torch")]
     assert (statuses(tmp_path / "run"), process.returncode) == (expected, code)
-    assert f"-m pip install -c {ROOT / 'constraints.txt'} torch" in rows_in(tmp_path / "run")[FLOAT32].detail
+    assert f"-m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[torch]'" in rows_in(tmp_path / "run")[FLOAT32].detail
 
 
 @pytest.mark.parametrize("has_numpy", [True, False], ids=["with NumPy", "without NumPy"])
@@ -315,7 +315,7 @@ def test_an_interpreter_without_any_package_has_no_framework(tmp_path: Path, has
         *BOTH, "--output", tmp_path / "run", "--tf-python", bare, "--torch-python", bare, "--allow-missing"
     )
     assert (process.returncode, statuses(tmp_path / "run")) == (4, ["not_installed", "not_installed"])
-    assert f"-m pip install -c {ROOT / 'constraints.txt'} torch" in process.stdout
+    assert f"-m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[torch]'" in process.stdout
 
 
 def test_a_framework_that_is_broken_is_an_import_error(tmp_path: Path) -> None:

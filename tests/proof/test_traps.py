@@ -5,6 +5,7 @@ checks that must each catch it with a factor above 1.5: in the probe, or in a ru
 stay at or below 0.9 of every bound, over five seeds and sizes, compiled too.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,17 +25,10 @@ from common.proof.reference import round_to_tf32
 from common.proof.runs import complete_checks
 from common.results.check import Check, worst_first
 from common.results.rows import Arrays, RowResult
-from tests.conftest import HAS, load_implementation, needs_tensorflow, needs_torch, run_python
+from tests.conftest import needs_tensorflow, needs_torch, run_python
+from tests.late import Late
 
-if HAS["torch_impl"]:
-    import torch
-    from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
-if HAS["tf_impl"]:
-    import tf_impl  # noqa: F401 - before TensorFlow and Keras, which read what it sets
-
-    # isort: split
-    import keras
-    import tensorflow as tf
+torch, functional, keras, tf = map(Late, ("torch", "torch.nn.functional", "keras", "tensorflow"))
 
 CAUGHT_BY = 1.5
 RIGHT_WITHIN = 0.9
@@ -66,16 +60,11 @@ def train(impl: SimpleNamespace, precision: str, loop: str = "custom") -> RowRes
     return complete_checks([row], lambda row: arrays[0])[0]
 
 
-@pytest.fixture(scope="session")
-def torch_impl() -> SimpleNamespace:
-    return load_implementation("torch_impl")
-
-
 @pytest.fixture(autouse=True)
 def global_policy_of_float32() -> Iterator[None]:
     """Some traps change Keras' global policy; the next test finds it as it is at first."""
     yield
-    if HAS["tf_impl"]:
+    if "keras" in sys.modules:
         keras.config.set_dtype_policy("float32")
 
 
@@ -348,7 +337,7 @@ TRAPS["mixed precision on for the last layer alone"] = (
 
 
 def clipped_in_torch(right: Any, labels: Any, logits: Any) -> Any:
-    return binary_cross_entropy(torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7), labels)
+    return functional.binary_cross_entropy(torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7), labels)
 
 
 def epsilon_without_hook(impl: SimpleNamespace, right: Any) -> Any:
@@ -388,18 +377,21 @@ def half_model(impl: SimpleNamespace, right: Any) -> Any:
 TORCH_TRAPS = {
     # loss
     "binary_cross_entropy_with_logits": (
-        EVERY, in_the_loss(lambda right, y, z: binary_cross_entropy_with_logits(z, y)), "C3 loss",
+        EVERY, in_the_loss(lambda right, y, z: functional.binary_cross_entropy_with_logits(z, y)), "C3 loss",
     ),
     "probabilities clipped at 1e-7": (EVERY, in_the_loss(clipped_in_torch), "C2 gradient", "C3 loss"),
     "BCELoss": (
-        EVERY, in_the_loss(lambda right, y, z: binary_cross_entropy(torch.sigmoid(z), y)), "C2 gradient", "C3 loss",
+        EVERY,
+        in_the_loss(lambda right, y, z: functional.binary_cross_entropy(torch.sigmoid(z), y)),
+        "C2 gradient", "C3 loss",
     ),
     "sigmoid in float16, then BCELoss": (
-        FLOAT16, in_the_loss(lambda right, y, z: binary_cross_entropy(torch.sigmoid(z.half()).float(), y)),
+        FLOAT16, in_the_loss(lambda right, y, z: functional.binary_cross_entropy(torch.sigmoid(z.half()).float(), y)),
         "C2 gradient", "C3 loss",
     ),
     "sigmoid in bfloat16, then BCELoss": (
-        BFLOAT16, in_the_loss(lambda right, y, z: binary_cross_entropy(torch.sigmoid(z.bfloat16()).float(), y)),
+        BFLOAT16,
+        in_the_loss(lambda right, y, z: functional.binary_cross_entropy(torch.sigmoid(z.bfloat16()).float(), y)),
         "C2 gradient", "C3 loss",
     ),
     # precision
@@ -601,6 +593,7 @@ def test_the_trap_of_keras_is_caught(
     assert_caught(tensorflow_impl, monkeypatch, precision, plant, caught_by)
 
 
+@pytest.mark.slow
 @planted(RUN_TRAPS)
 def test_the_trap_of_a_run_is_caught(
     impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, precision: str, plant: Plant, caught_by: list[str]
@@ -609,6 +602,7 @@ def test_the_trap_of_a_run_is_caught(
     assert_failed(train(impl, precision).checks, caught_by)
 
 
+@pytest.mark.slow
 @needs_torch
 @planted(TORCH_RUN_TRAPS)
 def test_the_trap_of_a_torch_run_is_caught(
@@ -618,6 +612,7 @@ def test_the_trap_of_a_torch_run_is_caught(
     assert_failed(train(torch_impl, precision).checks, caught_by)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @planted(KERAS_RUN_TRAPS)
 def test_the_trap_of_a_keras_run_is_caught(
@@ -668,6 +663,7 @@ print(max((check.fraction for check in failed if check.name == "C1 precision"), 
 """
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_xla_that_leaves_out_roundings_to_bfloat16_is_caught() -> None:
     process = run_python("-c", XLA_AS_IT_IS)
@@ -697,7 +693,9 @@ def assert_right(
     assert worst.fraction <= RIGHT_WITHIN, worst
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "size", [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])], ids=str
+)
 @pytest.mark.parametrize("precision", ["float64", *EVERY])
 def test_the_right_implementation_passes(
     impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, precision: str, size: tuple[Any, ...]
@@ -711,6 +709,7 @@ def test_the_right_run_passes(impl: SimpleNamespace, precision: str) -> None:
     assert worst.fraction <= RIGHT_WITHIN, worst
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @pytest.mark.parametrize("precision", ["float64", *EVERY])
 def test_the_right_implementation_passes_under_xla(
@@ -719,6 +718,7 @@ def test_the_right_implementation_passes_under_xla(
     assert_right(tensorflow_impl, monkeypatch, precision, SIZES[1], compile=True)
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_the_right_implementation_passes_under_torch_compile(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.experiment.weights import draw_weights
@@ -97,20 +97,19 @@ def test_the_whole_file_is_taken(folder: Path) -> None:
     assert "mixed_float16" in look_at(folder, json.dumps(WHOLE))
 
 
-@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(PLACES), value=ODD_VALUES, remove=st.booleans())
 def test_a_bent_file_is_taken_or_refused(folder: Path, path: tuple[Any, ...], value: Any, remove: bool) -> None:
     look_at(folder, json.dumps(bent(path, value, remove)))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 3)
 @given(cut=st.floats(0, 1), junk=st.text(max_size=10))
 def test_a_file_that_is_cut_off_is_refused(folder: Path, cut: float, junk: str) -> None:
     text = json.dumps(WHOLE)
     assert look_at(folder, text[: int(cut * (len(text) - 1))] + junk.replace("}", "")) == ""
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 3)
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_a_byte_that_is_wrong_is_no_traceback(folder: Path, at: float, byte: int) -> None:
     data = bytearray(json.dumps(WHOLE).encode())

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import LossScaleConfig, Precision
 from tests.conftest import on_host
-from tests.twins.test_optimizer import OneWeight
+from tests.twins.one_weight import OneWeight
 
 SCALED = Precision.MIXED_FLOAT16
 

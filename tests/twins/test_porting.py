@@ -31,6 +31,9 @@ def losses(framework: str) -> np.ndarray:
     return np.array(json.loads(process.stdout.splitlines()[-1]))
 
 
+# The loops run once for both tests, in one process of pytest-xdist.
+@pytest.mark.slow
+@pytest.mark.xdist_group("porting")
 @pytest.mark.parametrize("framework", [name for name, found in HAS.items() if found])
 def test_the_loop_runs_and_learns(framework: str) -> None:
     found = losses(framework)
@@ -38,6 +41,8 @@ def test_the_loop_runs_and_learns(framework: str) -> None:
     assert found[-2:].mean() < found[:2].mean()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("porting")
 @needs_both
 def test_the_loops_agree() -> None:
     """Each within 3 roundings to float16 of the other."""

@@ -8,12 +8,10 @@ import pytest
 
 from common.config import LossScaleConfig, ModelConfig, Precision, TrainConfig
 from common.experiment.weights import draw_weights
-from tests.conftest import HAS, on_host
+from tests.conftest import on_host
+from tests.late import Late
 
-if HAS["torch_impl"]:
-    import torch
-if HAS["tf_impl"]:
-    import tensorflow as tf
+torch, tf = Late("torch"), Late("tensorflow")
 
 CONFIG = ModelConfig(image_shape=(5, 7, 3), filters=4)
 
