@@ -15,25 +15,24 @@ python run_parity.py compare OLD NEW                   two results row by row
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 try:
     from common.cli import compare, env, max_batch, report, sweep
     from common.cli.exit_codes import EXIT_SOME_FAILED, exit_code
     from common.cli.options import PROGRAM, Parser, add_experiment_options, add_monitor_options, repeats_int
-    from common.cli.plan import add_row_options, add_run_options, plan
+    from common.cli.plan import add_row_options, add_run_options, make_session, plan
     from common.config import RunConfig
     from common.process.interrupts import Interrupts
     from common.process.monitor import Monitors
     from common.process.progress import reporting
     from common.process.runner import launch_monitored, run_experiment
-    from common.results.rows import Status
+    from common.process.session import Session
+    from common.results.rows import Results, Status
     from common.results.store import Store, StoreError
     from common.show.table import tables
-    from common.text import forgive_letters, go_on, printable, say, show
+    from common.text import forgive_letters, go_on, printable, say, show, time_stamp
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
@@ -65,45 +64,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return VERBS[words[0]](words[1:])
     parser = make_parser()
     arguments = parser.parse_args(words)
-    configs = plan(parser, arguments)
+    configs, session = plan(parser, arguments), make_session(arguments)
     if arguments.resume and not arguments.output:
         parser.error("argument --resume: give the --output whose rows are to be kept")
     command = [Path(sys.argv[0]).name, *words]
     with Interrupts() as interrupts:
         try:
-            store = Store(arguments.output or Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ"))
+            store = Store(arguments.output or Path("runs") / time_stamp())
             with store.locked():
                 if os.path.lexists(store.path) and not arguments.resume:
                     raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
-                code = run(arguments, configs, command, store, interrupts)
+                monitors = Monitors(arguments.tensorboard, arguments.trace)
+                results, is_whole = run(session, monitors, configs, command, store, interrupts)
         except StoreError as reason:
             parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
-    return 128 + interrupts.number if interrupts.number else code
+    if interrupts.number:
+        return 128 + interrupts.number
+    code = exit_code(results, arguments.allow_missing)
+    return code if is_whole else max(code, EXIT_SOME_FAILED)
 
 
 def run(
-    arguments: Namespace, configs: Sequence[RunConfig], command: list[str], store: Store, interrupts: Interrupts
-) -> int:
-    """Run the rows that the store does not have, print the tables; returns the exit code."""
-    monitors = Monitors(arguments.tensorboard, arguments.trace)
-    launch = launch_monitored(monitors)
-    with reporting(configs, arguments.quiet) as reporter:
-        results, is_complete = run_experiment(arguments, configs, command, store, interrupts, reporter, launch)
-    is_printed = show(tables(results, arguments.format))
-    if not arguments.quiet:
-        say(f"results: {printable(str(store.path))}")
-        for name, path in monitors.folders.items():
+    session: Session,
+    monitors: Monitors,
+    configs: Sequence[RunConfig],
+    command: list[str],
+    store: Store,
+    interrupts: Interrupts,
+) -> tuple[Results, bool]:
+    """Run the rows that the store does not have, print the tables; returns the results, and whether all went well."""
+    with reporting(configs, session.quiet) as reporter:
+        launch = launch_monitored(monitors)
+        results, is_complete = run_experiment(session, configs, command, store, interrupts, reporter, launch)
+    is_printed = show(tables(results, session.tablefmt))
+    places = {"results": store.path, **monitors.folders}
+    if results.rows and session.with_report and not interrupts.number:
+        page = report.report(results, store.folder / "report", session.tablefmt)
+        places |= {"report": page} if page else {}
+    if not session.quiet:
+        for name, path in places.items():
             say(f"{name}: {printable(str(path))}")
-    if results.rows and not arguments.no_report and not interrupts.number:
-        page = report.report(results, store.folder / "report", arguments.format)
-        if page and not arguments.quiet:
-            say(f"report: {printable(str(page))}")
     if interrupts.number:
         asked = {config.row_id for config in configs}
         ended = sum(row.status is not Status.INTERRUPTED for row in results.rows if row.config.row_id in asked)
         say(f"interrupted, with {ended} of {len(configs)} rows ended; to go on, add {go_on(store.folder)}")
-    code = exit_code(results, arguments.allow_missing)
-    return code if is_complete and is_printed else max(code, EXIT_SOME_FAILED)
+    return results, is_complete and is_printed
 
 
 def make_parser() -> Parser:

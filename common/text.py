@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 LONGEST_REASON = 300  # characters
@@ -20,6 +21,11 @@ def say(text: str) -> None:
         return
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def time_stamp() -> str:
+    """The time now, UTC to the second, as part of the name of a file or a folder."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
 
 
 def go_on(folder: Path) -> str:

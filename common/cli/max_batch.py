@@ -10,22 +10,22 @@ bisects between them, to within 1 %: some six trials a row, each of 10 s on a CP
 import os
 import re
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
 from common.cli.options import LARGEST_INT, PROGRAM, Parser, add_experiment_options
-from common.cli.plan import add_row_options, add_run_options, plan
+from common.cli.plan import add_row_options, add_run_options, make_session, plan
 from common.config import Precision, RunConfig
 from common.measure.footprint import largest_single_batch
 from common.measure.nvml import free_gpu_memory
 from common.process.interrupts import Interrupts
 from common.process.launch import launch_undisturbed
+from common.process.session import Session
 from common.results.coding import arrays_file, read_json, write_json
 from common.results.files import require_folder
 from common.results.rows import RowResult, Status
@@ -33,7 +33,7 @@ from common.results.store import Store, StoreError
 from common.show.drawing import draw
 from common.show.lines import NOTHING
 from common.show.table import draw_cells
-from common.text import printable, say, show
+from common.text import printable, say, show, time_stamp
 
 EXIT_CODES = "exit codes: 0, 2 usage, 3 some rows failed, 4 all did; 130 or 143 ended by Ctrl-C or SIGTERM"
 RESOLUTION = 0.01
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     for option in ("images", "batch_size", "batch_per_replica", "epochs"):
         if getattr(arguments, option) is not None:
             parser.error(f"argument --{option.replace('_', '-')}: max-batch chooses it itself; leave it out")
-    configs = plan(parser, arguments)
+    configs, session = plan(parser, arguments), make_session(arguments)
     free_bytes = arguments.memory_limit or (free_gpu_memory() if configs[0].execution.device != "cpu" else None)
     if free_bytes is None and configs[0].execution.device == "gpu":
         parser.error("argument --device: no NVIDIA GPU is seen; leave it out")
@@ -97,15 +97,14 @@ def main(argv: Sequence[str]) -> int:
         parser.error("argument --memory-limit: needed on a CPU, whose memory others use too; give one, such as 2GB")
     lines = [LargestBatch(config, expected=largest_single_batch(config, free_bytes)) for config in configs]
     found = Found(["run_parity.py", "max-batch", *argv], arguments.memory_limit, lines)
-    moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
     with Interrupts() as interrupts:
         try:
-            store = Store(arguments.output or Path("runs") / f"{moment}-max-batch")
+            store = Store(arguments.output or Path("runs") / f"{time_stamp()}-max-batch")
             with store.locked():
                 if os.path.lexists(store.folder / "max_batch.json"):
                     raise StoreError(f"{store.folder} already holds a search; give another folder")
-                found = _search_all(arguments, found, store.folder, interrupts)
-                is_whole = _present(found, arguments, store.folder)
+                found = _search_all(session, found, store.folder, interrupts)
+                is_whole = _present(found, session, store.folder)
         except StoreError as reason:
             parser.error(f"argument --output: {reason}")
     if interrupts.number:
@@ -136,13 +135,13 @@ def search(fits: Callable[[int], bool], start: int) -> int:
     return low
 
 
-def _search_all(arguments: Namespace, found: Found, folder: Path, interrupts: Interrupts) -> Found:
+def _search_all(session: Session, found: Found, folder: Path, interrupts: Interrupts) -> Found:
     """Search line by line; what is known is on disk after every trial."""
-    progress = _Progress(len(found.lines), arguments.quiet)
+    progress = _Progress(len(found.lines), session.quiet)
     for index, line in enumerate(found.lines):
         save = partial(_save, folder, found, index)
-        attempt = partial(_try, arguments, folder=folder, interrupts=interrupts)
-        ended = _search_line(line, arguments.memory_limit, attempt, save, partial(progress.tell, index))
+        attempt = partial(_try, session, folder=folder, limit_bytes=found.memory_limit_bytes, interrupts=interrupts)
+        ended = _search_line(line, found.memory_limit_bytes, attempt, save, partial(progress.tell, index))
         found = save(ended)
         if interrupts.number:
             break
@@ -191,20 +190,22 @@ def _save(folder: Path, found: Found, index: int, line: LargestBatch) -> Found:
     return found
 
 
-def _try(arguments: Namespace, config: RunConfig, size: int, folder: Path, interrupts: Interrupts) -> Trial:
+def _try(
+    session: Session, config: RunConfig, size: int, folder: Path, limit_bytes: int | None, interrupts: Interrupts
+) -> Trial:
     """Train two steps of this batch."""
     trial = replace(
         config,
         data=replace(config.data, images=size),
         train=replace(config.train, batch_size=size, epochs=2),
     )
-    python = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}[config.framework]
+    python = session.pythons[config.framework]
     place = folder / "rows" / f"{config.row_id}-b{size}"
-    row = launch_undisturbed(trial, python, place, arguments.timeout, lambda event: None, interrupts)
+    row = launch_undisturbed(trial, python, place, session.timeout_s, lambda event: None, interrupts)
     with suppress(OSError, ValueError):
         require_folder(place)
         arrays_file(place).unlink()  # nobody compares them
-    return _judge(row, size, arguments.memory_limit)
+    return _judge(row, size, limit_bytes)
 
 
 def _judge(row: RowResult, size: int, limit_bytes: int | None) -> Trial:
@@ -236,12 +237,12 @@ class _Progress:
             say(f"[{index + 1}/{self._lines}] {line.name}: {trial.batch_size} {word}, about {left_s:.0f} s left")
 
 
-def _present(found: Found, arguments: Namespace, folder: Path) -> bool:
+def _present(found: Found, session: Session, folder: Path) -> bool:
     """Print the table and draw it; returns whether all of it is shown and on disk."""
-    is_shown = show(_report(found, arguments.format))
+    is_shown = show(_report(found, session.tablefmt))
     sizes = {line.config: line.batch_size for line in found.lines if line.batch_size}
-    is_drawn = not sizes or draw(lambda plots: plots.largest_batches(sizes), folder, "max_batch")
-    if not arguments.quiet:
+    is_drawn = not sizes or draw(lambda figures: figures.largest_batches(sizes), folder, "max_batch")
+    if not session.quiet:
         say(f"max-batch: {printable(str(folder))}")
     return is_shown and is_drawn and _is_saved(found, folder)
 

@@ -10,6 +10,7 @@ from tabulate import tabulate_formats
 
 from common.cli.options import Parser, make_config, positive_float, positive_int, resolve_preset
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
+from common.process.session import Session
 
 
 def add_row_options(parser: Parser, precisions: str = "what the preset names") -> _ArgumentGroup:
@@ -59,6 +60,7 @@ def add_run_options(parser: Parser) -> _ArgumentGroup:
     )
     run.add_argument("--quiet", action="store_true", help="no progress, tables only")
     add_interpreters(run)
+    parser.set_defaults(resume=False, no_report=False)  # of those that have no such options
     return run
 
 
@@ -87,6 +89,14 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
         if devices == 1 or loop == "custom" or arguments.loop == "fit"  # of both, fit is one device's
         for repeat in range(arguments.repeats)
     ]
+
+
+def make_session(arguments: Namespace) -> Session:
+    """How the rows are run, by the options of add_run_options."""
+    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
+    return Session(
+        pythons, arguments.timeout, arguments.quiet, arguments.format, arguments.resume, not arguments.no_report
+    )
 
 
 def folder(text: str) -> Path:

@@ -12,9 +12,8 @@ batch size there are as many more images, so that an epoch has as many steps.
 import math
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NO_PARITY, EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED, exit_code
@@ -27,13 +26,14 @@ from common.cli.options import (
     repeats_int,
     resolve_preset,
 )
-from common.cli.plan import add_row_options, add_run_options, plan
+from common.cli.plan import add_row_options, add_run_options, make_session, plan
 from common.config import Precision, RunConfig
 from common.measure.statistics import LEAST_EPOCHS
 from common.process.interrupts import Interrupts
 from common.process.launch import launch_undisturbed
 from common.process.progress import reporting
 from common.process.runner import run_experiment
+from common.process.session import Session
 from common.results.files import write_text
 from common.results.rows import Results
 from common.results.store import Store, StoreError, read_results
@@ -41,7 +41,7 @@ from common.show.crossover import Gain, Gains, crossover, gains_along
 from common.show.drawing import draw
 from common.show.lines import NOTHING, group, number, saved
 from common.show.table import draw_cells, failures, leave_out, parity_of, unsteady
-from common.text import go_on, in_one_line, printable, say, show
+from common.text import go_on, in_one_line, printable, say, show, time_stamp
 
 AXES = {  # and what a figure calls it
     "image-size": "image size, pixels high and wide",
@@ -58,19 +58,18 @@ def main(argv: Sequence[str]) -> int:
     """Run every size, print the table and the crossovers; returns the exit code, as that of a run."""
     parser = _make_parser()
     arguments = parser.parse_args(argv)
-    planned = _plan(parser, arguments)
+    planned, axis, session = _plan(parser, arguments), arguments.over, make_session(arguments)
     if arguments.resume and not arguments.output:
         parser.error("argument --resume: give the --output whose rows are to be kept")
     command = ["run_parity.py", "sweep", *argv]
-    moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
-    folder = arguments.output or Path("runs") / f"{moment}-sweep"
+    folder = arguments.output or Path("runs") / f"{time_stamp()}-sweep"
     with Interrupts() as interrupts:
         try:
-            _require_own(folder, arguments)
-            swept, is_whole = _run_sizes(arguments, planned, command, folder, interrupts)
+            _require_own(folder, axis, planned, session)
+            swept, is_whole = _run_sizes(session, axis, planned, command, folder, interrupts)
         except StoreError as reason:
             parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
-        is_shown = _present(swept, arguments, folder)
+        is_shown = _present(swept, axis, folder, session)
     if interrupts.number:
         say(f"interrupted; to go on, add {go_on(folder)}")
         return 128 + interrupts.number
@@ -117,7 +116,8 @@ def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
 
 
 def _run_sizes(
-    arguments: Namespace,
+    session: Session,
+    axis: str,
     planned: Mapping[int, Sequence[RunConfig]],
     command: list[str],
     folder: Path,
@@ -126,21 +126,21 @@ def _run_sizes(
     """Run one size after the other; returns what there is of each, and whether all of it is compared and on disk."""
     swept, is_whole = {}, True
     with ExitStack() as running:
-        stores = {size: Store(folder / f"{arguments.over}-{size}") for size in planned}
+        stores = {size: Store(folder / f"{axis}-{size}") for size in planned}
         for size, store in stores.items():
             running.enter_context(store.locked())
             store.require_same(planned[size])
-            if os.path.lexists(store.path) and not arguments.resume:
+            if os.path.lexists(store.path) and not session.resume:
                 raise StoreError(f"{store.folder} already holds results; give another folder, or --resume to go on")
         rows = [config for configs in planned.values() for config in configs]
-        reporter = running.enter_context(reporting(rows, arguments.quiet))
+        reporter = running.enter_context(reporting(rows, session.quiet))
         for size, configs in planned.items():
             if interrupts.number:
                 break
-            if not arguments.quiet:
-                say(f"{arguments.over} {size}")
+            if not session.quiet:
+                say(f"{axis} {size}")
             swept[size], is_complete = run_experiment(
-                arguments, configs, command, stores[size], interrupts, reporter, launch_undisturbed
+                session, configs, command, stores[size], interrupts, reporter, launch_undisturbed
             )
             is_whole &= is_complete
     return _with_earlier(swept, stores), is_whole
@@ -152,37 +152,38 @@ def _with_earlier(swept: dict[int, Results], stores: Mapping[int, Store]) -> dic
     return swept | {size: read_results(path) for size, path in earlier.items()}
 
 
-def _require_own(folder: Path, arguments: Namespace) -> None:
+def _require_own(folder: Path, axis: str, planned: Iterable[int], session: Session) -> None:
     """StoreError where the folder holds another sweep, whose table and figure would be lost."""
-    if os.path.lexists(folder / "sweep.txt") and not arguments.resume:
+    if os.path.lexists(folder / "sweep.txt") and not session.resume:
         raise StoreError(f"{folder} already holds a sweep; give another folder, or --resume to go on")
-    for axis in AXES:
-        if axis != arguments.over and any(folder.glob(f"{axis}-*")):
-            raise StoreError(f"{folder} holds a sweep over {axis}; give another folder")
-    asked = {f"{arguments.over}-{size}" for size in arguments.values}
-    there = {file.parent.name for file in folder.glob(f"{arguments.over}-*/results.json")}
+    for other in AXES:
+        if other != axis and any(folder.glob(f"{other}-*")):
+            raise StoreError(f"{folder} holds a sweep over {other}; give another folder")
+    asked = {f"{axis}-{size}" for size in planned}
+    there = {file.parent.name for file in folder.glob(f"{axis}-*/results.json")}
     if others := ", ".join(sorted(there - asked)):
         raise StoreError(f"{folder} holds {others} too, which its table would lose; name all sizes")
-    for place in folder.glob(f"{arguments.over}-*"):
+    for place in folder.glob(f"{axis}-*"):
         if place.is_symlink():
             raise StoreError(f"{place} is a link, and none is followed; remove it")
 
 
-def _present(swept: Mapping[int, Results], arguments: Namespace, folder: Path) -> bool:
+def _present(swept: Mapping[int, Results], axis: str, folder: Path, session: Session) -> bool:
     """Print the table with the crossovers, and write it and its figure; returns whether all went well."""
     found = gains_along(swept)
     if not found:
         return True
-    text = describe(swept, arguments.over, arguments.format)
+    text = describe(swept, axis, session.tablefmt)
     is_shown = show(text)
     try:
         write_text(folder / "sweep.txt", text + "\n")
     except OSError as error:
         say(f"{printable(str(folder))}/sweep.txt can't be written ({in_one_line(error)})")
         is_shown = False
-    axis = arguments.over
-    is_drawn = arguments.no_report or draw(lambda plots: plots.crossovers(found, axis, AXES[axis]), folder, "sweep")
-    if not arguments.quiet:
+    is_drawn = not session.with_report or draw(
+        lambda figures: figures.crossovers(found, axis, AXES[axis]), folder, "sweep"
+    )
+    if not session.quiet:
         say(f"sweep: {printable(str(folder))}")
     return is_shown and is_drawn
 

@@ -1,7 +1,6 @@
 """The rows of one experiment: run one after the other, each in its own process, and then held to each other."""
 
 import platform
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from common.process.launch import Launch, launch_row
 from common.process.monitor import Monitors
 from common.process.progress import Reporter
 from common.process.recorder import OnEvent
+from common.process.session import Session
 from common.process.setting import describe_setting, find_changes, row_key
 from common.proof.runs import ArraysOf, check_pairs, complete_checks, judge
 from common.results.rows import Results, RowResult, Status, in_order
@@ -23,7 +23,7 @@ from common.text import in_one_line, say
 
 
 def run_experiment(
-    arguments: Namespace,
+    session: Session,
     configs: Sequence[RunConfig],
     command: list[str],
     store: Store,
@@ -44,10 +44,10 @@ def run_experiment(
         rows=rows,
         parity=judge(rows),
     )
-    results = run_rows(arguments, configs, results, store, interrupts, reporter, launch)
+    results = run_rows(session, configs, results, store, interrupts, reporter, launch)
     if interrupts.number:
         return results, False
-    if not arguments.quiet and any(row.training for row in results.rows):
+    if not session.quiet and any(row.training for row in results.rows):
         say("holding the runs to float64 and to each other")
     is_compared = True
     try:
@@ -61,7 +61,7 @@ def run_experiment(
 
 
 def run_rows(
-    arguments: Namespace,
+    session: Session,
     configs: Sequence[RunConfig],
     results: Results,
     store: Store,
@@ -70,10 +70,10 @@ def run_rows(
     launch: Launch,
 ) -> Results:
     """Run one row after the other, each saved when it has ended; a row of `results` stays until it has run again."""
-    pythons = {"tensorflow": arguments.tf_python, "torch": arguments.torch_python}
     device, settings = configs[0].execution.device, {}
     with suppress(KeyboardInterrupt), interrupts.calling(_raise_keyboard_interrupt):
-        settings = {name: describe_setting(name, pythons[name], device) for name in arguments.frameworks}
+        frameworks = dict.fromkeys(config.framework for config in configs)
+        settings = {name: describe_setting(name, session.pythons[name], device) for name in frameworks}
     rows = {row.config.row_id: row for row in results.rows}
     is_kept = False
     for config in configs:
@@ -91,8 +91,8 @@ def run_rows(
                 store.keep()
                 is_kept = True
         reporter.start_row(config, changes)
-        python, folder = pythons[config.framework], store.row_folder(config)
-        row = launch(config, python, folder, arguments.timeout, reporter.event, interrupts)
+        python, folder = session.pythons[config.framework], store.row_folder(config)
+        row = launch(config, python, folder, session.timeout_s, reporter.event, interrupts)
         rows[config.row_id] = row = replace(row, setting=setting, key=key)
         ordered = _arranged(rows.values())
         results = replace(results, rows=ordered, parity=judge(ordered))

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +22,7 @@ from common.experiment.weights import weight_shapes
 from common.results.coding import arrays_file, read_arrays, read_json, write_json
 from common.results.files import open_plain, remove_scratch, require_folder, write_text
 from common.results.rows import Arrays, Results, RowResult, Status, require_consistent
-from common.text import in_one_line, printable, say
+from common.text import in_one_line, printable, say, time_stamp
 
 
 class StoreError(Exception):
@@ -160,8 +159,7 @@ class Store:
 
     def keep(self) -> None:
         """Keep results.json as it is, in a file of its own: rows of it that ended well are to be run again."""
-        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
-        copy = self.folder / f"results.until-{moment}.json"
+        copy = self.folder / f"results.until-{time_stamp()}.json"
         try:
             write_text(copy, self.path.read_text(encoding="utf-8"))
         except OSError as error:
