@@ -20,6 +20,15 @@ LOSS_SCALE_GROWTH = 2.0
 LOSS_SCALE_BACKOFF = 0.5
 
 
+class FieldError(ValueError):
+    """A field that can't have its value. problem: what it is and must be, as 'is 0; it must be larger than 0'."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}")
+        self.field = field
+        self.problem = problem
+
+
 class Precision(str, Enum):
     """The precisions a row can be trained at; the values are the ids used on the command line and in results."""
 
@@ -63,9 +72,8 @@ class ModelConfig:
         _require_positive(self, "filters")
         shrinkage = sum(size - 1 for size in self.kernel_sizes)
         if min(self.image_shape[:2]) <= shrinkage or self.image_shape[2] < 1:
-            raise ValueError(
-                f"image_shape is {self.image_shape}; height and width must be at least {shrinkage + 1} and channels 1"
-            )
+            least = f"height and width must be at least {shrinkage + 1} and channels 1"
+            raise FieldError("image_shape", f"is {self.image_shape}; {least}")
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
@@ -86,7 +94,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "images")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or larger")
+            raise FieldError("seed", f"is {self.seed}; it must be 0 or larger")
 
 
 @dataclass(frozen=True)
@@ -169,29 +177,25 @@ class RunConfig:
         if self.data.image_shape != self.model.image_shape:
             raise ValueError(f"the data are {self.data.image_shape}, but the model takes {self.model.image_shape}")
         if self.train.batch_size > self.data.images:
-            raise ValueError(
-                f"batch_size is {self.train.batch_size}; it must be at most the number of images, {self.data.images}"
-            )
+            most = f"it must be at most the number of images, {self.data.images}"
+            raise FieldError("batch_size", f"is {self.train.batch_size}; {most}")
         if self.execution.loop == "fit" and self.framework != "tensorflow":
-            raise ValueError(f"loop is 'fit', which is Keras' Model.fit; {self.framework} has the custom loop only")
+            raise FieldError("loop", f"is 'fit', which is Keras' Model.fit; {self.framework} has the custom loop only")
         if self.execution.replicas > 1:
             self._require_equal_shares(self.execution.replicas)
 
     def _require_equal_shares(self, replicas: int) -> None:
         if self.execution.loop == "fit":
-            raise ValueError(
-                f"loop is 'fit', which trains on one device here; {replicas} replicas need the custom loop"
-            )
-        if self.train.batch_size % replicas:
-            raise ValueError(
-                f"batch_size is {self.train.batch_size}, of all replicas; it must be a multiple of {replicas}, "
-                "so that each takes an equal share"
-            )
-        if self.data.images % replicas:  # the smaller last batch
-            raise ValueError(
-                f"there are {self.data.images} images; their number must be a multiple of {replicas} replicas, "
-                "so that the last batch can be shared too"
-            )
+            problem = f"is 'fit', which trains on one device here; {replicas} replicas need the custom loop"
+            raise FieldError("loop", problem)
+        for name, number, why in (
+            ("batch_size", self.train.batch_size, "each takes an equal share"),
+            ("images", self.data.images, "the last batch can be shared too"),
+        ):
+            if number % replicas:
+                nearest = max(1, round(number / replicas)) * replicas
+                problem = f"is {number}; it must be a multiple of {replicas} replicas, as {nearest} is, so that {why}"
+                raise FieldError(name, problem)
 
     @property
     def row_id(self) -> str:
@@ -244,7 +248,6 @@ class Preset:
     batch_size: int
     epochs: int
     filters: int
-    precisions: tuple[Precision, ...] = tuple(Precision)
 
 
 PRESETS = {
@@ -268,9 +271,9 @@ def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}; it must be larger than 0")
+            raise FieldError(name, f"is {value}; it must be larger than 0")
 
 
 def _require_one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(accepted)}")
+        raise FieldError(name, f"is {value!r}; it must be one of {', '.join(accepted)}")

@@ -42,8 +42,11 @@ WRONG_RUNS = [
     ({"train": TrainConfig(batch_size=801)}, "batch_size is 801; it must be at most the number of images, 800"),
     ({"data": DataConfig(image_shape=(8, 8, 3))}, "the model takes"),
     ({"framework": "torch", "execution": ExecutionConfig(loop="fit")}, "torch has the custom loop only"),
-    ({"execution": ExecutionConfig(devices=4)}, "batch_size is 50, of all replicas; it must be a multiple of 4"),
-    ({"data": DataConfig(images=75), "execution": ExecutionConfig(devices=2)}, "there are 75 images"),
+    ({"execution": ExecutionConfig(devices=4)}, "batch_size is 50; it must be a multiple of 4 replicas, as 48 is"),
+    (
+        {"data": DataConfig(images=75), "execution": ExecutionConfig(devices=2)},
+        "images is 75; it must be a multiple of 2 replicas, as 76 is",
+    ),
     ({"execution": ExecutionConfig(loop="fit", devices=2)}, "2 replicas need the custom loop"),
 ]
 

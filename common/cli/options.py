@@ -18,6 +18,7 @@ from common.config import (
     PRESETS,
     DataConfig,
     ExecutionConfig,
+    FieldError,
     ModelConfig,
     Precision,
     Preset,
@@ -110,7 +111,7 @@ def add_experiment_options(parser: Parser) -> None:
 def resolve_preset(arguments: argparse.Namespace) -> Preset:
     """The preset that was asked for, or the one that suits the machine, with the sizes given beside it."""
     preset = PRESETS[arguments.preset or ("cpu" if _resolve_device(arguments) == "cpu" else "article")]
-    names = [entry.name for entry in fields(preset) if entry.name != "precisions"]
+    names = [entry.name for entry in fields(preset)]
     return replace(preset, **{name: value for name in names if (value := getattr(arguments, name)) is not None})
 
 
@@ -130,42 +131,30 @@ def make_config(
     sizes, replicas = resolve_preset(arguments), devices * hosts
     if arguments.batch_per_replica:
         sizes = replace(sizes, batch_size=arguments.batch_per_replica * replicas)
-    _require_equal_shares(parser, sizes, loop, replicas)
-    if sizes.image_size < 2:
-        parser.error("argument --image-size: the first convolution is 2x2; give 2 or more")
-    if sizes.batch_size > sizes.images:
-        option, most, on = "--batch-size", sizes.images, ""
-        if arguments.batch_per_replica:
-            option, most, on = "--batch-per-replica", sizes.images // replicas, f" on {replicas} devices"
-        parser.error(f"argument {option}: {sizes.batch_size}{on} is more than there are images; give {most} or less")
     image_shape = (sizes.image_size, sizes.image_size, 3)
-    return RunConfig(
-        framework=framework,
-        precision=precision,
-        data=DataConfig(sizes.images, image_shape, arguments.seed),
-        model=ModelConfig(image_shape, sizes.filters),
-        train=TrainConfig(sizes.epochs, sizes.batch_size, arguments.learning_rate),
-        execution=ExecutionConfig(
-            _resolve_device(arguments), compile, loop, arguments.threads, devices, hosts, arguments.collective_timeout
-        ),
-        repeat=repeat,
-    )
+    try:
+        return RunConfig(
+            framework=framework,
+            precision=precision,
+            data=DataConfig(sizes.images, image_shape, arguments.seed),
+            model=ModelConfig(image_shape, sizes.filters),
+            train=TrainConfig(sizes.epochs, sizes.batch_size, arguments.learning_rate),
+            execution=ExecutionConfig(
+                _resolve_device(arguments), compile, loop, arguments.threads, devices, hosts,
+                arguments.collective_timeout,
+            ),
+            repeat=repeat,
+        )  # fmt: skip
+    except FieldError as error:
+        parser.error(_in_options(error, arguments, replicas))
 
 
-def _require_equal_shares(parser: argparse.ArgumentParser, sizes: Preset, loop: str, replicas: int) -> None:
-    if replicas == 1:
-        return
-    if loop == "fit":
-        parser.error(f"argument --loop: Model.fit trains on one device here, and not on {replicas}; give custom")
-    given = {"--batch-size": sizes.batch_size, "--images": sizes.images}
-    unequal = {option: number for option, number in given.items() if number % replicas}
-    if unequal:
-        option, number = next(iter(unequal.items()))
-        nearest = (f"{each} {max(1, round(count / replicas)) * replicas}" for each, count in unequal.items())
-        parser.error(
-            f"argument {option}: {number} can't be shared equally by {replicas} replicas; give multiples of "
-            f"{replicas}, as {' and '.join(nearest)}"
-        )
+def _in_options(error: FieldError, arguments: argparse.Namespace, replicas: int) -> str:
+    """What is wrong with a config, by the option that its field came from."""
+    if error.field == "batch_size" and arguments.batch_per_replica:
+        return f"argument --batch-per-replica: the batch of {replicas} replicas {error.problem}"
+    option = {"image_shape": "image-size"}.get(error.field, error.field.replace("_", "-"))
+    return f"argument --{option}: it {error.problem}"
 
 
 def _resolve_device(arguments: argparse.Namespace) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tabulate import tabulate_formats
 
-from common.cli.options import Parser, make_config, positive_float, positive_int, resolve_preset
+from common.cli.options import Parser, make_config, positive_float, positive_int
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.process.session import Session
 
 
-def add_row_options(parser: Parser, precisions: str = "what the preset names") -> _ArgumentGroup:
+def add_row_options(parser: Parser, precisions: str = "all") -> _ArgumentGroup:
     """Which rows: framework, precision and mode; returns the group, for what one verb has alone.
 
     `precisions` says which are the default.
@@ -74,7 +74,7 @@ def add_interpreters(group: _ArgumentGroup) -> None:
 
 def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
     """One config for each row, in the order of the table."""
-    precisions = [Precision(name) for name in arguments.precisions or resolve_preset(arguments).precisions]
+    precisions = [Precision(name) for name in arguments.precisions or Precision]
     compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
     if arguments.loop != "custom" and "tensorflow" not in arguments.frameworks:
         parser.error(f"argument --loop: {arguments.loop} needs Keras' Model.fit; add tensorflow to --frameworks")

@@ -308,7 +308,7 @@ def test_its_figure_is_written(tmp_path: Path) -> None:
     [
         (["image-size", "8"], "argument VALUES: 1 sizes were given; give 2 to 100"),
         (["image-size", "8", "8"], "argument VALUES: 1 sizes were given; give 2 to 100"),
-        (["image-size", "1", "8"], "argument --image-size: the first convolution is 2x2; give 2 or more"),
+        (["image-size", "1", "8"], "argument --image-size: it is (1, 1, 3); height and width must be at least 2"),
         (["image-size", "8", "16", "--image-size", "4"], "argument --image-size: the sweep sets it; leave it out"),
         (["batch-size", "8", "16", "--batch-per-replica", "4"], "argument --batch-per-replica: the sweep sets"),
         (["depth", "8", "16"], "argument --over: invalid choice: 'depth'"),
@@ -324,7 +324,10 @@ def test_its_figure_is_written(tmp_path: Path) -> None:
         ),
         (["batch-size", "8", str(2**53)], f"argument VALUES: {2**53} is too large a batch; give {2**53 // 3} or less"),
         (["filters", *map(str, range(1, 102))], "argument VALUES: 101 sizes were given; give 2 to 100"),
-        (["batch-size", "8", "64", "--images", "40"], "argument --batch-size: 64 is more than there are images"),
+        (
+            ["batch-size", "8", "64", "--images", "40"],
+            "argument --batch-size: it is 64; it must be at most the number of images, 40",
+        ),
     ],
 )
 def test_what_it_needs_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:

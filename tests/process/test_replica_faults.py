@@ -401,10 +401,13 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
     [
         (
             ["--batch-size", "9"],
-            "--batch-size: 9 can't be shared equally by 2 replicas; give multiples of 2, as --batch-size 8",
+            "--batch-size: it is 9; it must be a multiple of 2 replicas, as 8 is, so that each takes an equal share",
         ),
-        (["--images", "21"], "--images: 21 can't be shared equally by 2 replicas; give multiples of 2, as --images 20"),
-        (["--loop", "fit"], "--loop: Model.fit trains on one device here, and not on 2; give custom"),
+        (
+            ["--images", "21"],
+            "--images: it is 21; it must be a multiple of 2 replicas, as 20 is, so that the last batch can be shared too",
+        ),
+        (["--loop", "fit"], "--loop: it is 'fit', which trains on one device here; 2 replicas need the custom loop"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(options: list[str], message: str) -> None:
