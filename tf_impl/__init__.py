@@ -11,11 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tf_impl.model import build_model, export_weights, load_weights
-    from tf_impl.monitor import trace_steps, write_scalars
-    from tf_impl.optimizer import make_optimizer
-    from tf_impl.run import run
-    from tf_impl.train import apply_gradients, compiled, loss_and_gradients, train_step
+    from tf_impl.model import build_model as build_model
+    from tf_impl.model import export_weights as export_weights
+    from tf_impl.model import load_weights as load_weights
+    from tf_impl.monitor import trace_steps as trace_steps
+    from tf_impl.monitor import write_scalars as write_scalars
+    from tf_impl.optimizer import make_optimizer as make_optimizer
+    from tf_impl.run import run as run
+    from tf_impl.train import apply_gradients as apply_gradients
+    from tf_impl.train import compiled as compiled
+    from tf_impl.train import loss_and_gradients as loss_and_gradients
+    from tf_impl.train import train_step as train_step
 
 # Set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json. XLA would leave out
 # roundings to bfloat16 that the precision asks for. On a GPU it would also compute both gradients of the Dense layer in
@@ -43,7 +49,9 @@ _HOMES = {
     "trace_steps": "monitor",
 }
 
-__all__ = list(_HOMES)
+# Hidden from type checkers: they would read a computed list as an empty one, and take the imports above for private.
+if not TYPE_CHECKING:
+    __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

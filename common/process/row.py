@@ -4,8 +4,9 @@ Written once for both frameworks, which bring their functions: the same instrume
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from common.process.recorder import OnArrays, OnEvent, Recorder
 from common.proof.checks import check_replicas, check_start
 from common.proof.implementation import Implementation
 from common.proof.probing import examine, probe
-from common.results.check import PrecisionProbe
-from common.results.rows import RowResult, Status, describe_replicas
+from common.results.check import Check, PrecisionProbe
+from common.results.rows import Arrays, RowResult, Status, describe_replicas
 
 Batch = tuple[np.ndarray, np.ndarray]  # images (B, H, W, C) and labels (B, 1)
 
@@ -72,55 +73,17 @@ def train(
     on_arrays: OnArrays | None,
     monitors: Monitors,
 ) -> RowResult:
-    """What run does, on this device, as one of the replicas. The order counts: see what each part says of it."""
+    """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
     impl.device.set_tf32(config.precision is Precision.TF32)
-
-    # Before anything is timed or its memory read.
-    checks = probe(impl, config, device)
-    drawn_sha256 = drawn_fingerprint(config.data)
-    ceilings = _measure_ceilings(impl, config, device)
-    impl.device.release_cached_memory(device)
-
-    host_batches = _draw_batches(config)
-    dtype = impl.precision.variable_dtype(config.precision)
-    batches = [impl.distributed.shard(images, labels, dtype, replicas) for images, labels in host_batches]
-    recorder = _make_recorder(impl, config, device, replicas, on_event)
-    model, optimizer = impl.distributed.replicated(partial(build, impl, config, device), replicas)
-    start = {
-        "data_sha256": _fingerprint_of_data(impl, batches, replicas),
-        "initial_weights_sha256": fingerprint(
-            *(w.astype(np.float32) for w in impl.model.export_weights(model).values())
-        ),
-    }
-    scale = float(impl.optimizer.loss_scale(optimizer))
-    checks += check_start(config, drawn_sha256, start["data_sha256"], impl.model.export_weights(model), scale)
-    further_steps = impl.train(model, optimizer, config, batches, replicas, recorder)
-
-    # The clock has stopped; the memory is read before anything else takes some.
-    timing, memory = recorder.timing(), recorder.memory()
-    group = describe_replicas(config, replicas.backend, impl.distributed.peaks(replicas), timing)
-    checks += check_replicas(impl.distributed.fingerprints(model, replicas))
-    impl.optimizer.set_loss_scale(
-        optimizer, recorder.least_loss_scale()
-    )  # the last may be too large for the starting weights
-    arrays, seen = examine(impl, model, optimizer, config, replicas, *host_batches[0])
+    trial = _try_out(impl, config, device)
+    start = _prepare(impl, config, device, replicas, on_event)
+    checks = trial.checks + _check_start(impl, config, trial, start)
+    further_steps = impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    measured = _read_measures(impl, config, trial, start, replicas, checks)
+    arrays, seen = _examine(impl, config, start, replicas)
     if on_arrays:
         on_arrays(arrays)
-    status, detail = _judge(config, recorder, seen)
-    found = impl.device.describe_device(device)
-    row = RowResult(
-        config,
-        status,
-        detail or slow_reason(config.precision, found),
-        environment=describe_environment(impl.version, found, impl.describe_execution(config, device)),
-        timing=timing,
-        memory=memory,
-        replicas=group,
-        training=recorder.training(**start),
-        limits=find_limits(config, ceilings, timing.step_s),
-        probe=seen,
-        checks=checks,
-    )
+    row = _judged(impl, measured, start.recorder, seen, device)
     monitors.on_measured(row)
     return attempt(row, "trace", partial(impl.monitor.trace_steps, further_steps, device), monitors.trace)
 
@@ -132,11 +95,52 @@ def build(impl: Implementation, config: RunConfig, device: Any) -> tuple[Any, An
     return model, impl.optimizer.make_optimizer(model, config.train, config.loss_scale, config.precision)
 
 
+class _Trial(NamedTuple):
+    """What the row was tried on, before it trains."""
+
+    checks: list[Check]
+    drawn_sha256: str
+    ceilings: Ceilings
+
+
+class _Start(NamedTuple):
+    """What the training starts from. host_batches stay until the row ends: what they take belongs to the baseline."""
+
+    host_batches: list[Batch]
+    batches: list[tuple[Any, Any]]
+    recorder: Recorder
+    model: Any
+    optimizer: Any
+    data_sha256: str
+    initial_weights_sha256: str
+
+
+def _try_out(impl: Implementation, config: RunConfig, device: Any) -> _Trial:
+    """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
+    checks = probe(impl, config, device)
+    drawn_sha256 = drawn_fingerprint(config.data)
+    ceilings = _measure_ceilings(impl, config, device)
+    impl.device.release_cached_memory(device)
+    return _Trial(checks, drawn_sha256, ceilings)
+
+
 def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> Ceilings:
     """How fast the device copies and multiplies, in the dtypes of the row."""
     dtypes = {impl.precision.compute_dtype(config.precision), impl.precision.variable_dtype(config.precision)}
     products = [partial(impl.device.matmul_seconds, dtype=dtype, device=device) for dtype in dtypes]
     return measure_ceilings(config, partial(impl.device.copy_seconds, device=device), products)
+
+
+def _prepare(impl: Implementation, config: RunConfig, device: Any, replicas: Any, on_event: OnEvent) -> _Start:
+    """The data on the device, then the recorder, then the model: the recorder's baseline holds the data alone."""
+    host_batches = _draw_batches(config)
+    dtype = impl.precision.variable_dtype(config.precision)
+    batches = [impl.distributed.shard(images, labels, dtype, replicas) for images, labels in host_batches]
+    recorder = _make_recorder(impl, config, device, replicas, on_event)
+    model, optimizer = impl.distributed.replicated(partial(build, impl, config, device), replicas)
+    data_sha256 = _fingerprint_of_data(impl, batches, replicas)
+    weights_sha256 = fingerprint(*(w.astype(np.float32) for w in impl.model.export_weights(model).values()))
+    return _Start(host_batches, batches, recorder, model, optimizer, data_sha256, weights_sha256)
 
 
 def _draw_batches(config: RunConfig) -> list[Batch]:
@@ -163,9 +167,42 @@ def _fingerprint_of_data(impl: Implementation, batches: Sequence[tuple[Any, Any]
     return fingerprint_batches(impl.device.to_host(*batch) for batch in whole)
 
 
-def _judge(config: RunConfig, recorder: Recorder, seen: PrecisionProbe) -> tuple[Status, str]:
-    """The status and, where that is not ok, why: a label that is untrue outweighs all else."""
-    if seen.passed:
-        return recorder.status()
-    computed_in = ", ".join(sorted(set(seen.seen.values())))
-    return Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {config.precision}"
+def _check_start(impl: Implementation, config: RunConfig, trial: _Trial, start: _Start) -> list[Check]:
+    """C7: what lies on the device is what was drawn. Before a step changes it."""
+    weights, scale = impl.model.export_weights(start.model), float(impl.optimizer.loss_scale(start.optimizer))
+    return check_start(config, trial.drawn_sha256, start.data_sha256, weights, scale)
+
+
+def _read_measures(
+    impl: Implementation, config: RunConfig, trial: _Trial, start: _Start, replicas: Any, checks: list[Check]
+) -> RowResult:
+    """The row as it was measured. The clock has stopped; the memory is read before anything else takes some."""
+    timing, memory = start.recorder.timing(), start.recorder.memory()
+    return RowResult(
+        config,
+        Status.OK,
+        timing=timing,
+        memory=memory,
+        replicas=describe_replicas(config, replicas.backend, impl.distributed.peaks(replicas), timing),
+        training=start.recorder.training(start.data_sha256, start.initial_weights_sha256),
+        limits=find_limits(config, trial.ceilings, timing.step_s),
+        checks=checks + check_replicas(impl.distributed.fingerprints(start.model, replicas)),
+    )
+
+
+def _examine(impl: Implementation, config: RunConfig, start: _Start, replicas: Any) -> tuple[Arrays, PrecisionProbe]:
+    """See probing.examine. Last of all: it changes the model, and the last loss scale may be too large for it."""
+    impl.optimizer.set_loss_scale(start.optimizer, start.recorder.least_loss_scale())
+    return examine(impl, start.model, start.optimizer, config, replicas, *start.host_batches[0])
+
+
+def _judged(impl: Implementation, row: RowResult, recorder: Recorder, seen: PrecisionProbe, device: Any) -> RowResult:
+    """The row with its status and, where that is not ok, why: a label that is untrue outweighs all else."""
+    status, detail = recorder.status()
+    if not seen.passed:
+        computed_in = ", ".join(sorted(set(seen.seen.values())))
+        status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {row.config.precision}"
+    found = impl.device.describe_device(device)
+    environment = describe_environment(impl.version, found, impl.describe_execution(row.config, device))
+    detail = detail or slow_reason(row.config.precision, found)
+    return replace(row, status=status, detail=detail, environment=environment, probe=seen)

@@ -14,6 +14,7 @@ import numpy as np
 from common.config import ExecutionConfig, LossScaleConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.experiment.weights import Weights
 from common.measure.memory import MemoryReading
+from common.results.rows import RowResult
 
 
 class DeviceModule(Protocol):
@@ -62,7 +63,7 @@ class ModelModule(Protocol):
 class MonitorModule(Protocol):
     """monitor.py: what the framework's own viewers read."""
 
-    def write_scalars(self, row: Any, folder: Path, /) -> None: ...
+    def write_scalars(self, row: RowResult, folder: Path, /) -> None: ...
     def trace_steps(self, steps: Sequence[Callable[[], object]], device: Any, folder: Path, /) -> None: ...
 
 

@@ -66,6 +66,23 @@ def test_every_public_definition_has_a_docstring(name: str) -> None:
                 assert ast.get_docstring(node), f"{side}/{name}: {node.name} has no docstring"
 
 
+@pytest.mark.parametrize("side", ["tf_impl", "torch_impl"])
+def test_type_checkers_see_every_public_name(side: str) -> None:
+    """Imported as itself, which is what strict type checkers take for public, and from where it is loaded."""
+    body = ast.parse((ROOT / side / "__init__.py").read_text()).body
+    for_checkers = next(node for node in body if isinstance(node, ast.If))
+    told = {
+        (alias.name, alias.asname): node.module.removeprefix(f"{side}.")
+        for node in for_checkers.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    homes = next(
+        node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOMES"
+    )
+    assert told == {(name, name): home for name, home in ast.literal_eval(homes).items()}
+
+
 TRAIN = "def step(model, images): ...\ndef fetch(steps): ..."
 DIFFERENT = {
     "another name": "def step(model, images): ...\ndef get(steps): ...",
