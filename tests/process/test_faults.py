@@ -297,7 +297,9 @@ def test_a_missing_framework_is_a_row_with_the_command_that_installs_it(
     )  # fmt: skip
     expected = ["not_installed" if name in missing else "ok" for name in ("tensorflow", "torch")]
     assert (statuses(tmp_path / "run"), process.returncode) == (expected, code)
-    assert f"-m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[torch]'" in rows_in(tmp_path / "run")[FLOAT32].detail
+    assert (
+        f"-m pip install -c {ROOT / 'constraints.txt'} -e '{ROOT}[torch]'" in rows_in(tmp_path / "run")[FLOAT32].detail
+    )
 
 
 @pytest.mark.parametrize("has_numpy", [True, False], ids=["with NumPy", "without NumPy"])
