@@ -31,9 +31,12 @@ def patched_worker(folder: Path, patch: str) -> str:
     return _interpreter(folder, "patched", patch)
 
 
-def fake_replicas(folder: Path, fault: str) -> str:
-    """A worker as ours whose replicas train nothing; the one of rank 1 runs `fault` in its third step."""
-    return _interpreter(folder, "replicas", fault)
+def fake_replicas(folder: Path, fault: str, before: str = "") -> str:
+    """A worker as ours whose replicas train nothing; the one of rank 1 runs `fault` in its third step.
+
+    before: what each of them runs ahead of its first step; it sees its `replica`.
+    """
+    return _interpreter(folder, "replicas", fault, before)
 
 
 def say_versions(folder: Path, versions: dict[str, str]) -> None:
@@ -64,11 +67,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def _interpreter(folder: Path, name: str, body: str) -> str:
+def _interpreter(folder: Path, name: str, body: str, before: str = "") -> str:
     """A file that is run as an interpreter would be: the program of tests/workers with this body."""
     (folder / f"{name} body.py").write_text(body)
     own = [sys.executable, str(ROOT / "tests" / "workers" / f"{name}.py"), "--folder", str(folder)]
-    words = shlex.join([*own, "--body", str(folder / f"{name} body.py"), "--"])
+    own += ["--body", str(folder / f"{name} body.py")]
+    if before:
+        (folder / f"{name} before.py").write_text(before)
+        own += ["--before", str(folder / f"{name} before.py")]
+    words = shlex.join([*own, "--"])
     path = folder / f"fake {name}"
     path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     path.chmod(0o755)

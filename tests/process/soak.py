@@ -28,8 +28,8 @@ import numpy as np
 from common.results.coding import read_json
 from common.results.rows import Results, RowResult, Status
 from tests.conftest import ROOT
-from tests.fakes import fake_worker
-from tests.process.test_replica_faults import DEAF_HANG, train
+from tests.fakes import fake_worker, is_alive, wait_until
+from tests.process.two_replicas import DEAF_HANG, train
 
 PRECISIONS = ("float64", "float32", "mixed_float16", "mixed_bfloat16")
 ARGUMENTS = ("--preset", "smoke", "--device", "cpu", "--frameworks", "torch", "--no-report")
@@ -108,7 +108,7 @@ def kill_point(seed: int) -> dict[str, Any]:
             _, stderr = process.communicate(timeout=LONGEST_S)
         ended = re.findall(r"^\[\d/4\] (\S+): ok", stderr, re.MULTILINE)
         for pid in worker_pids(folder):
-            wait_for_end(pid)
+            wait_until(lambda pid=pid: not is_alive(pid), within_s=5.0)
         check_files(output, ended)
         resumed = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
         assert resumed.returncode == 0, f"seed {seed}: {resumed.stderr}"
@@ -183,21 +183,6 @@ def stuck_replica(framework: str) -> float:
 def worker_pids(folder: Path) -> list[int]:
     path = folder / "pids.txt"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for_end(pid: int, within_s: float = 5.0) -> None:
-    end_s = time.monotonic() + within_s
-    while is_alive(pid):
-        assert time.monotonic() < end_s, f"process {pid} was left behind"
-        time.sleep(0.02)
 
 
 def memory_and_cpu(pid: int) -> tuple[int, float]:

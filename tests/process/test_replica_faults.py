@@ -2,6 +2,7 @@
 
 A row has two replicas, each a process, of which the second comes to grief in its third step (in TensorFlow, where
 many are one call, while that is traced). On two hosts TensorFlow has a process on each, which nobody looks after.
+Each fault is tried twice: without training, where what looks after the replicas is real and they are not, and trained.
 """
 
 import json
@@ -14,115 +15,36 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.config import ExecutionConfig
 from common.process import launch as launch_module
 from common.process.launch import launch_row
 from common.process.replicas import failure_of
-from common.results.rows import RowResult, Status
+from common.results.rows import Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
-from tests.fakes import fake_replicas, patched_worker, wait_until
+from tests.fakes import patched_worker, wait_until
+from tests.process.two_replicas import (
+    BEFORE_THE_MODEL,
+    DEAF_HANG,
+    FIRST_CRASHES,
+    FRAMEWORKS,
+    FROZEN,
+    HANG,
+    PATIENT,
+    SLOW_END,
+    config_of,
+    stand_in,
+    train,
+)
 
-SHAPE = (12, 12, 3)
-FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]
-HANG = "time.sleep(600)"
-DEAF_HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"
-
-RANK = """
-import json
-def rank():
-    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
-"""
-
-IN_THE_THIRD_STEP = """
-compiled, calls = run.compiled, []
-def compiled_with_a_fault(*arguments):
-    step = compiled(*arguments)
-    def faulty(*batch):
-        calls.append(batch)
-        if rank() == 1 and len(calls) == 3:
-            open({reached!r}, "w").close()
-            {fault}
-        return step(*batch)
-    return faulty
-run.compiled = compiled_with_a_fault
-"""
-
-BEFORE_THE_MODEL = """
-replicated = run.distributed.replicated
-def replicated_with_a_fault(*arguments):
-    if rank() == 1:
-        open({reached!r}, "w").close()
-        {fault}
-    return replicated(*arguments)
-run.distributed.replicated = replicated_with_a_fault
-"""
-
-PATIENT = """
-import tensorflow as tf
-limited = tf.distribute.experimental.CommunicationOptions
-tf.distribute.experimental.CommunicationOptions = lambda timeout_seconds=None, **options: limited(**options)
-"""
-
-
-def config_of(framework: str, collective_s: float) -> RunConfig:
-    return RunConfig(
-        framework,
-        Precision.FLOAT32,
-        DataConfig(16, SHAPE),
-        ModelConfig(SHAPE, filters=4),
-        TrainConfig(epochs=2, batch_size=4),
-        execution=ExecutionConfig("cpu", threads=2, devices=2, collective_timeout_s=collective_s),
-    )
-
-
-def train(
-    folder: Path,
-    framework: str,
-    fault: str,
-    collective_s: float = 60,
-    where: str = IN_THE_THIRD_STEP,
-    further: str = "",
-) -> RowResult:
-    """The row of two replicas of which the second does `fault`, patched further; no process of it is left."""
-    patch = RANK + where.format(fault=fault, reached=str(folder / "reached")) + further
-    return launch_marked(folder, config_of(framework, collective_s), patched_worker(folder, patch))
-
-
-def stand_in(folder: Path, framework: str, fault: str, collective_s: float = 60) -> RowResult:
-    """As train, except that the replicas train nothing, so that no framework is waited for."""
-    return launch_marked(folder, config_of(framework, collective_s), fake_replicas(folder, fault))
-
-
-def launch_marked(folder: Path, config: RunConfig, python: str) -> RowResult:
-    """The row whose fault was reached; no process of it is left."""
-    mark = f"row-of-{folder.name}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MARK", mark)
-        row = launch_row(config, python, folder / "rows" / "row", 60, lambda event: None)
-    assert (folder / "reached").exists()
-    assert left_of(mark) == []
-    return row
-
-
-def left_of(mark: str) -> list[str]:
-    """The pids of processes that were started with the mark in their environment, and have not ended."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if mark.encode() in (process / "environ").read_bytes():
-                found.append(process.name)
-    return found
-
-
-# PyTorch's launcher is its own, and imports it in every process, so that one test of each kind is enough at first.
-SLOW_IN_TORCH = [pytest.param("torch", marks=[needs_torch, pytest.mark.slow]), FRAMEWORKS[1]]
+# Without training TensorFlow is not needed. PyTorch's launcher is its own, which imports it in every process.
+LAUNCHERS = [pytest.param("torch", marks=[needs_torch, pytest.mark.slow]), "tensorflow"]
 
 ENDS = pytest.mark.parametrize(
     ("fault", "status", "detail"),
@@ -136,7 +58,7 @@ ENDS = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("framework", SLOW_IN_TORCH)
+@pytest.mark.parametrize("framework", LAUNCHERS)
 @ENDS
 def test_a_rank_that_ends_without_training(
     fault: str, status: Status, detail: str, framework: str, tmp_path: Path
@@ -160,30 +82,44 @@ def test_what_a_host_lacks_is_no_replicas_fault() -> None:
     assert (failed.status, str(failed)) == (Status.UNSUPPORTED, "TensorFlow finds 2 of 4 GPUs; give --devices fewer")
 
 
-SLOW_END = """
-import atexit
-@atexit.register
-def end_late():
-    if os.environ.get("RANK") == "0" or '"index": 0' in os.environ.get("TF_CONFIG", ""):
-        open({late!r}, "w").close()
-        time.sleep(3)
+@pytest.mark.parametrize(
+    ("exit_code", "message", "status", "words"),
+    [
+        (-9, "", Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        (-11, "", Status.CRASHED, "rank 1: signal 11 (SIGSEGV)"),
+        (-40, "", Status.CRASHED, "rank 1: signal 40 (a real-time signal)"),
+        (3, "", Status.CRASHED, "rank 1: exit code 3"),
+        (1, "RuntimeError: no more", Status.CRASHED, "rank 1: RuntimeError: no more"),
+        (1, "OutOfMemory: 5 bytes", Status.OOM, "rank 1: OutOfMemory: 5 bytes"),
+        (1, "ImportError: broken", Status.IMPORT_ERROR, "rank 1: ImportError: broken"),
+    ],
+)
+def test_how_a_rank_ended_is_its_status(exit_code: int, message: str, status: Status, words: str) -> None:
+    failed = failure_of(1, exit_code, message)
+    assert (failed.status, str(failed)) == (status, words)
+
+
+LATE_END = """
+if replica.rank == 0:
+    atexit.register(time.sleep, 3)
+    atexit.register(open, {late!r}, "w")
 """
+
+
+@pytest.mark.parametrize("framework", LAUNCHERS)
+def test_a_rank_that_is_slow_to_end_without_training(framework: str, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    row = stand_in(tmp_path, framework, "pass", before=LATE_END.format(late=str(late)))
+    assert late.exists()
+    assert (row.status, row.detail) == (Status.OK, "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
-    config = RunConfig(
-        framework,
-        Precision.FLOAT32,
-        DataConfig(16, SHAPE),
-        ModelConfig(SHAPE, filters=4),
-        TrainConfig(epochs=2, batch_size=4),
-        execution=ExecutionConfig("cpu", threads=2, devices=2),
-    )
     late = tmp_path / "late"
     python = patched_worker(tmp_path, SLOW_END.format(late=str(late)))
-    row = launch_row(config, python, tmp_path / "rows" / "row", 60, lambda event: None)
+    row = launch_row(config_of(framework), python, tmp_path / "rows" / "row", 60, lambda event: None)
     assert late.exists()
     assert (row.status, row.detail) == (Status.OK, "")
 
@@ -192,7 +128,7 @@ def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Pat
     ("framework", "said"),
     [
         pytest.param("torch", "RuntimeError: a collective has timed out", marks=needs_torch),
-        pytest.param("tensorflow", "Collective has timed out", marks=needs_tensorflow),
+        ("tensorflow", "Collective has timed out"),
     ],
 )
 @pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
@@ -214,6 +150,14 @@ def test_a_rank_that_is_waited_for_in_vain(fault: str, framework: str, tmp_path:
     assert row.detail.startswith(f"rank 1 did not answer within 4 s; rank 0, which waited, ended with {said}")
 
 
+@pytest.mark.parametrize("framework", LAUNCHERS)
+def test_a_rank_that_never_begins_without_training(framework: str, tmp_path: Path) -> None:
+    hangs = f"if replica.rank == 1: replica.reach(); {HANG}"
+    row = stand_in(tmp_path, framework, "pass", collective_s=2, before=hangs)
+    assert row.status is Status.CRASHED
+    assert row.detail.startswith("rank 1 did not answer within 2 s; rank 0, which waited, ended with ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
@@ -222,7 +166,39 @@ def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
     assert row.detail.startswith("rank 1 did not answer within 4 s; rank 0, which waited, ended with ")
 
 
+@pytest.mark.parametrize(
+    ("entered", "exit_code", "message", "status", "words"),
+    [
+        ([5, 4], 1, "OutOfMemory: 5 bytes", Status.OOM, "rank 0: OutOfMemory: 5 bytes"),
+        ([5, 4], -9, "", Status.KILLED, "rank 0: signal 9, likely out of memory"),
+        ([4, 4], 1, "RuntimeError: timed out", Status.CRASHED, "rank 0: RuntimeError: timed out"),
+        ([4, 5], 1, "RuntimeError: timed out", Status.CRASHED, "rank 0: RuntimeError: timed out"),
+        (
+            [5, 4], 1, "RuntimeError: timed out", Status.CRASHED,
+            "rank 1 did not answer within 300 s; rank 0, which waited, ended with RuntimeError: timed out",
+        ),
+        (
+            [5, 4], -6, "", Status.CRASHED,
+            "rank 1 did not answer within 300 s; rank 0, which waited, ended with signal 6 (SIGABRT)",
+        ),
+    ],
+    ids=["out of memory", "killed", "as far as the other", "behind", "ahead", "ahead, ended by NCCL"],
+)  # fmt: skip
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
+def test_who_is_at_fault_where_pytorchs_rank_0_ended_first(
+    entered: list[int], exit_code: int, message: str, status: Status, words: str
+) -> None:
+    """It has waited for another only where it has entered more collectives, and does not say what else it died of."""
+    from torch_impl.processes import _find_cause
+
+    failure = SimpleNamespace(exitcode=exit_code, message={"message": message, "extraInfo": {}})
+    failed = _find_cause(0, failure, entered, 300)  # type: ignore[arg-type]
+    assert (failed.status, str(failed)) == (status, words)
+
+
+@needs_torch
+@pytest.mark.usefixtures("torch_impl")
 def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
     from torch_impl.processes import _find_cause
 
@@ -232,12 +208,45 @@ def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
     assert (failed.status, str(failed)) == (Status.OOM, f"rank 0: {message['message']}")
 
 
+RAISED = {"message": "ValueError: no"}
+WAITED = {"message": "ReplicaFailed: rank 1 did not answer within 3 s: timed out", "waited": True}
+
+
+@pytest.mark.parametrize(
+    ("failed", "hanging", "ahead", "words"),
+    [
+        ({1: RAISED}, [], [], "rank 1: ValueError: no"),
+        ({0: WAITED, 1: RAISED}, [], [0], "rank 1: ValueError: no"),
+        ({0: {"exit_code": -9}}, [1], [0], "rank 0: signal 9, likely out of memory"),
+        ({0: {"exit_code": -6}, 1: {"exit_code": 3}}, [], [0], "rank 1: exit code 3"),
+        ({0: WAITED}, [1], [0], "rank 1 did not answer within 3 s; rank 0, which waited, ended with timed out"),
+        (
+            {0: {"exit_code": -11}}, [1], [0],
+            "rank 1 did not answer within 3 s; rank 0, which waited, ended with signal 11 (SIGSEGV)",
+        ),
+        ({0: {"exit_code": -11}}, [1], [], "rank 0: signal 11 (SIGSEGV)"),
+        ({0: {"exit_code": -11}}, [], [0], "rank 0: signal 11 (SIGSEGV)"),
+    ],
+    ids=[
+        "one raises", "another waited for it", "killed while another hangs", "another was aborted", "waited",
+        "crashed while it waited", "crashed, not ahead", "crashed, none hangs",
+    ],
+)  # fmt: skip
+def test_who_is_at_fault_in_tensorflow(
+    failed: dict[int, dict[str, Any]], hanging: list[int], ahead: list[int], words: str
+) -> None:
+    """From how those have ended that did, by rank in the order of their ends; no TensorFlow is needed to say it."""
+    from tf_impl.processes import _Ended, _find_cause
+
+    ended = {rank: _Ended(**how) for rank, how in failed.items()}
+    assert str(_find_cause(ended, hanging, ahead, [], 3)) == words
+
+
 @pytest.mark.parametrize(
     ("elsewhere", "blamed"),
     [([], "rank 0"), ([2], "rank 2"), ([2, 3], "one of the ranks 2, 3")],
     ids=["one host", "one more", "two more"],
 )
-@needs_tensorflow
 def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], blamed: str) -> None:
     """Rank 1 ended first, and blames rank 0, which waited too."""
     from tf_impl.processes import _Ended, _find_cause
@@ -245,6 +254,11 @@ def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], bla
     said = "did not answer within 3 s: Collective ops is aborted"
     failed = {rank: _Ended(message=f"ReplicaFailed: rank {1 - rank} {said}", waited=True) for rank in (1, 0)}
     assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {said}"
+
+
+def test_a_rank_that_the_devices_alone_wait_for_without_training(tmp_path: Path) -> None:
+    row = stand_in(tmp_path, "tensorflow", HANG, collective_s=2, before="replica.gives_up = False")
+    assert (row.status, row.detail) == (Status.CRASHED, "rank 1 did not answer within 2 s")
 
 
 @pytest.mark.slow
@@ -273,7 +287,7 @@ def deadline_at_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(launch_module, "_deadline", deadline)
 
 
-@pytest.mark.parametrize("framework", SLOW_IN_TORCH)
+@pytest.mark.parametrize("framework", LAUNCHERS)
 @pytest.mark.usefixtures("deadline_at_the_fault")
 def test_a_rank_that_hangs_until_the_deadline_without_training(framework: str, tmp_path: Path) -> None:
     row = stand_in(tmp_path, framework, DEAF_HANG)
@@ -290,17 +304,21 @@ def test_a_rank_that_hangs_until_the_deadline(framework: str, tmp_path: Path) ->
     assert (row.status, row.detail) == (Status.TIMEOUT, words)
 
 
-FIRST_CRASHES = """
-import threading
-def crash_while_waiting():
-    while not os.path.exists({reached!r}):
-        time.sleep(0.1)
-    time.sleep(4)
-    if rank() == 0:
-        os.kill(os.getpid(), signal.SIGSEGV)
-if __name__ == "__mp_main__":
-    threading.Thread(target=crash_while_waiting, daemon=True).start()
+CRASHES_WHILE_WAITING = """
+def crash():
+    while not REACHED.exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGSEGV)
+if replica.rank == 0:
+    threading.Thread(target=crash, daemon=True).start()
 """
+
+
+def test_a_rank_that_crashes_while_it_waits_without_training(tmp_path: Path) -> None:
+    row = stand_in(tmp_path, "tensorflow", HANG, before=CRASHES_WHILE_WAITING)
+    words = "rank 1 did not answer within 60 s; rank 0, which waited, ended with signal 11 (SIGSEGV)"
+    assert (row.status, row.detail) == (Status.CRASHED, words)
 
 
 @pytest.mark.slow
@@ -365,6 +383,7 @@ def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
     ids=["with its stack", "without", "of one operation"],
 )
 @needs_tensorflow
+@pytest.mark.usefixtures("tensorflow_impl")
 def test_what_tensorflow_says_follows_where(message: str) -> None:
     from tf_impl.distributed import _name_silent
 

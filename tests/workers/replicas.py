@@ -1,14 +1,19 @@
 """A worker as ours whose replicas train nothing: what looks after them is real, and no TensorFlow is imported.
 
 In each of four steps a replica meets the others, by files in the folder. In the third the replica of rank 1 runs the
-body. One that waits in vain for longer than the config allows says so, as its framework would.
+body. Each runs the lines of `--before` ahead of its first step. Both see the replica as `replica`: its rank, whether it
+gives up on others, and reach(), which leaves a note for the test. One that waits in vain for longer than the config
+allows says so, as its framework would.
 """
 
+import atexit
 import json
 import os
 import signal
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,36 +31,47 @@ FRAMEWORKS = {"tf_impl": "tensorflow", "torch_impl": "torch"}
 STEPS, STEP_OF_THE_FAULT = 4, 2
 
 arguments = parse(__doc__)
+REACHED = arguments.folder / "reached"
 
 
-def rank() -> int:
-    return int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+@dataclass
+class Replica:
+    rank: int
+    gives_up: bool = True
+
+    def reach(self) -> None:
+        REACHED.touch()
 
 
 def run(config: RunConfig, on_event: Any, on_arrays: Any, monitors: Monitors) -> RowResult:
+    replica = Replica(int(os.environ.get("RANK") or json.loads(os.environ["TF_CONFIG"])["task"]["index"]))
+    names = {"atexit": atexit, "os": os, "signal": signal, "threading": threading, "time": time}
+    names |= {"OutOfMemory": OutOfMemory, "REACHED": REACHED, "replica": replica}
+    if arguments.before:
+        exec(arguments.before, names)
     for step in range(STEPS):
-        if rank() == 1 and step == STEP_OF_THE_FAULT:
-            (arguments.folder / "reached").touch()
-            exec(arguments.body, {"os": os, "signal": signal, "time": time, "OutOfMemory": OutOfMemory})
+        if replica.rank == 1 and step == STEP_OF_THE_FAULT:
+            replica.reach()
+            exec(arguments.body, names)
         monitors.on_collective()
-        meet(step, config)
+        meet(step, replica, config)
     return RowResult(config, Status.OK)
 
 
-def meet(step: int, config: RunConfig) -> None:
-    (arguments.folder / f"step-{step}-rank-{rank()}").touch()
+def meet(step: int, replica: Replica, config: RunConfig) -> None:
+    (arguments.folder / f"step-{step}-rank-{replica.rank}").touch()
     end_s = time.monotonic() + config.execution.collective_timeout_s
     while len(list(arguments.folder.glob(f"step-{step}-rank-*"))) < config.execution.replicas:
-        if time.monotonic() > end_s:
-            give_up(config)
+        if replica.gives_up and time.monotonic() > end_s:
+            give_up(replica, config)
         time.sleep(0.01)
 
 
-def give_up(config: RunConfig) -> None:
+def give_up(replica: Replica, config: RunConfig) -> None:
     """TensorFlow's implementation blames a rank in words of its own; PyTorch's collective raises and names none."""
     if config.framework == "torch":
         raise RuntimeError("a collective has timed out")
-    others = [other for other in range(config.execution.replicas) if other != rank()]
+    others = [other for other in range(config.execution.replicas) if other != replica.rank]
     said = f"{silent(others, config.execution.collective_timeout_s)}: Collective has timed out"
     raise ReplicaFailed(Status.CRASHED, said)
 
