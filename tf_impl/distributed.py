@@ -75,7 +75,7 @@ def joined(
             strategy.num_replicas_in_sync, range(rank, rank + 1), [device], _backend(strategy), strategy, on_collective
         )
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
-        raise ReplicaFailed(Status.CRASHED, _name_silent(str(error), execution)) from error
+        raise _silence(str(error), execution) from error
 
 
 def replicated(build: Callable[[], tuple[ConvNet, Optimizer]], replicas: Replicas) -> tuple[ConvNet, Optimizer]:
@@ -176,12 +176,13 @@ def _gather(values: tf.Tensor, strategy: tf.distribute.Strategy) -> tf.Tensor:
     return strategy.gather(values, axis=0)
 
 
-def _name_silent(message: str, execution: ExecutionConfig) -> str:
-    """The ranks that TensorFlow speaks of, or those of all others; and what it says."""
+def _silence(message: str, execution: ExecutionConfig) -> ReplicaFailed:
+    """Of the ranks that TensorFlow speaks of, or of all others; with what it says."""
     others = set(range(execution.replicas)) - {task_index()}
     named = {int(number) for number in re.findall(r"task:(\d+)", message)} & others
     # After the node that failed, and where in our code it was made.
     failed = re.search(r"(?:\}\} |stack traces unavailable>\n|  File .*\n\n)(?! )(.*)", message)
     said = failed[1] if failed else message.partition("\n")[0]
     say = silent if named and named != others else one_silent
-    return f"{say(sorted(named or others), execution.collective_timeout_s)}: {said}"
+    words = say(sorted(named or others), execution.collective_timeout_s)
+    return ReplicaFailed(Status.CRASHED, f"{words}: {said}", said)

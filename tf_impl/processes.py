@@ -26,6 +26,7 @@ from common.config import RunConfig
 from common.process.monitor import NONE, Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import (
+    Raised,
     ReplicaFailed,
     behind,
     end_of,
@@ -44,15 +45,16 @@ WATCH_S = 1.0  # between two looks at how far each has come
 
 
 class _Ended(NamedTuple):
-    """How a replica's process ended: with its row, or with an exception's name and words, or with neither.
+    """How a replica's process ended: with its row, or with what it raised, or with neither.
 
-    waited: it ended because another did, or was waited for in vain.
+    waited: it ended because another did, or was waited for in vain. said: what TensorFlow then said.
     """
 
     row: RowResult | None = None
-    message: str = ""
+    raised: Raised = Raised()
     exit_code: int = 1
     waited: bool = False
+    said: str = ""
 
 
 def run_replicas(
@@ -113,9 +115,10 @@ def _replica(
         end = _Ended(run(config, on_event, on_arrays, monitors._replace(on_collective=count)))
     except Exception as error:
         traceback.print_exc()
-        name = "ImportError" if isinstance(error, ImportError) else type(error).__name__
-        first_line = str(error).partition("\n")[0]
-        end = _Ended(message=f"{name}: {first_line}".removesuffix(": "), waited=isinstance(error, ReplicaFailed))
+        kind = "ImportError" if isinstance(error, ImportError) else type(error).__name__
+        end = _Ended(raised=Raised(kind, str(error).partition("\n")[0]))
+        if isinstance(error, ReplicaFailed):
+            end = end._replace(waited=True, said=error.said)
     connection.send(end)
     connection.close()
     if end.row is None:
@@ -206,9 +209,8 @@ def _find_cause(
     rank = min(failed, key=lambda rank: (failed[rank].waited, was_aborted(rank)))
     end = failed[rank]
     if not end.waited and not (was_aborted(rank) and hanging and rank in ahead):
-        return failure_of(rank, end.exit_code, end.message)
-    message = end.message.partition(": ")[2]
-    said = message.partition(": ")[2] or end_of(end.exit_code)
+        return failure_of(rank, end.exit_code, end.raised)
+    message, said = end.raised.words, end.said or end_of(end.exit_code)
     if hanging:
         message = f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
     elif elsewhere:

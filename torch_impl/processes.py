@@ -22,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from common.config import RunConfig
 from common.process.monitor import NONE, Monitors
 from common.process.recorder import OnArrays, OnEvent
-from common.process.replicas import STATUSES, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
+from common.process.replicas import STATUSES, Raised, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
 from common.results.rows import RowResult, Status
 from torch_impl.device import uses_gpu
 
@@ -114,17 +114,18 @@ def _end_late_replicas(ended_well: "Array[c_longlong]") -> None:
 
 def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
     """From the replica that ended first, and from how far each had come."""
-    message = _message(failure)
+    raised = _raised(failure)
     was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
-    has_waited = entered[rank] > min(entered) and message.partition(": ")[0] not in STATUSES
+    has_waited = entered[rank] > min(entered) and raised.kind not in STATUSES
     if was_aborted and has_waited:
-        waited = f"{ranks([rank])}, which waited, ended with {message or end_of(failure.exitcode)}"
+        waited = f"{ranks([rank])}, which waited, ended with {str(raised) or end_of(failure.exitcode)}"
         return ReplicaFailed(Status.CRASHED, f"{silent(behind(entered), timeout_s)}; {waited}")
-    return failure_of(rank, failure.exitcode, message)
+    return failure_of(rank, failure.exitcode, raised)
 
 
-def _message(failure: ProcessFailure) -> str:
-    """The exception's name and words, or "" where it left none."""
+def _raised(failure: ProcessFailure) -> Raised:
+    """What the replica raised, which PyTorch's agent hands over as one text: 'RuntimeError: no more'."""
     if failure.exitcode < 0 or not isinstance(failure.message, dict):
-        return ""
-    return str(failure.message["message"]).partition("\n")[0].removesuffix(": ")
+        return Raised()
+    kind, _, words = str(failure.message["message"]).partition("\n")[0].partition(": ")
+    return Raised(kind, words)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from socket import create_server
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.results.rows import Status
 
@@ -26,11 +26,25 @@ STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "Impor
 
 
 class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
-    """A replica ended before its time, or keeps the others waiting; the message names its rank."""
+    """A replica ended before its time, or keeps the others waiting; the message names its rank.
 
-    def __init__(self, status: Status, message: str) -> None:
+    said: what the framework said when it gave up waiting.
+    """
+
+    def __init__(self, status: Status, message: str, said: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.said = said
+
+
+class Raised(NamedTuple):
+    """The exception that ended a replica's process: its type and the first line of its words; "" where it left none."""
+
+    kind: str = ""
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.words}" if self.words else self.kind
 
 
 def behind(entered: Sequence[int]) -> list[int]:
@@ -85,15 +99,14 @@ def tf_configs(devices: int) -> dict[int, str]:
     }
 
 
-def failure_of(rank: int, exit_code: int, message: str) -> ReplicaFailed:
-    """What to say of a replica that ended before its time; message: the exception's name and words, or ""."""
+def failure_of(rank: int, exit_code: int, raised: Raised) -> ReplicaFailed:
+    """What to say of a replica that ended before its time."""
     if exit_code == -signal.SIGKILL:
         return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
-    name, _, words = message.partition(": ")
-    status = STATUSES.get(name, Status.CRASHED)
+    status = STATUSES.get(raised.kind, Status.CRASHED)
     if status is Status.UNSUPPORTED:
-        return ReplicaFailed(status, words)  # which is of the host, whichever of its replicas has found it
-    return ReplicaFailed(status, f"{ranks([rank])}: {message or end_of(exit_code)}")
+        return ReplicaFailed(status, raised.words)  # which is of the host, whichever of its replicas has found it
+    return ReplicaFailed(status, f"{ranks([rank])}: {str(raised) or end_of(exit_code)}")
 
 
 def stuck(entered: Sequence[int], first: int = 0) -> ReplicaFailed:

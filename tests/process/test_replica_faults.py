@@ -25,7 +25,7 @@ import pytest
 from common.config import ExecutionConfig
 from common.process import launch as launch_module
 from common.process.launch import launch_row
-from common.process.replicas import failure_of
+from common.process.replicas import Raised, failure_of
 from common.results.rows import Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
 from tests.fakes import patched_worker, wait_until
@@ -78,24 +78,24 @@ def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: st
 
 def test_what_a_host_lacks_is_no_replicas_fault() -> None:
     """As PyTorch's launcher says it, before it starts any."""
-    failed = failure_of(1, 1, "Unsupported: TensorFlow finds 2 of 4 GPUs; give --devices fewer")
+    failed = failure_of(1, 1, Raised("Unsupported", "TensorFlow finds 2 of 4 GPUs; give --devices fewer"))
     assert (failed.status, str(failed)) == (Status.UNSUPPORTED, "TensorFlow finds 2 of 4 GPUs; give --devices fewer")
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "message", "status", "words"),
+    ("exit_code", "raised", "status", "words"),
     [
-        (-9, "", Status.KILLED, "rank 1: signal 9, likely out of memory"),
-        (-11, "", Status.CRASHED, "rank 1: signal 11 (SIGSEGV)"),
-        (-40, "", Status.CRASHED, "rank 1: signal 40 (a real-time signal)"),
-        (3, "", Status.CRASHED, "rank 1: exit code 3"),
-        (1, "RuntimeError: no more", Status.CRASHED, "rank 1: RuntimeError: no more"),
-        (1, "OutOfMemory: 5 bytes", Status.OOM, "rank 1: OutOfMemory: 5 bytes"),
-        (1, "ImportError: broken", Status.IMPORT_ERROR, "rank 1: ImportError: broken"),
+        (-9, (), Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        (-11, (), Status.CRASHED, "rank 1: signal 11 (SIGSEGV)"),
+        (-40, (), Status.CRASHED, "rank 1: signal 40 (a real-time signal)"),
+        (3, (), Status.CRASHED, "rank 1: exit code 3"),
+        (1, ("RuntimeError", "no more"), Status.CRASHED, "rank 1: RuntimeError: no more"),
+        (1, ("OutOfMemory", "5 bytes"), Status.OOM, "rank 1: OutOfMemory: 5 bytes"),
+        (1, ("ImportError", "broken"), Status.IMPORT_ERROR, "rank 1: ImportError: broken"),
     ],
 )
-def test_how_a_rank_ended_is_its_status(exit_code: int, message: str, status: Status, words: str) -> None:
-    failed = failure_of(1, exit_code, message)
+def test_how_a_rank_ended_is_its_status(exit_code: int, raised: tuple[str, ...], status: Status, words: str) -> None:
+    failed = failure_of(1, exit_code, Raised(*raised))
     assert (failed.status, str(failed)) == (status, words)
 
 
@@ -208,8 +208,9 @@ def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
     assert (failed.status, str(failed)) == (Status.OOM, f"rank 0: {message['message']}")
 
 
-RAISED = {"message": "ValueError: no"}
-WAITED = {"message": "ReplicaFailed: rank 1 did not answer within 3 s: timed out", "waited": True}
+RAISED = {"raised": Raised("ValueError", "no")}
+GAVE_UP = Raised("ReplicaFailed", "rank 1 did not answer within 3 s: timed out")
+WAITED = {"raised": GAVE_UP, "waited": True, "said": "timed out"}
 
 
 @pytest.mark.parametrize(
@@ -251,9 +252,12 @@ def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], bla
     """Rank 1 ended first, and blames rank 0, which waited too."""
     from tf_impl.processes import _Ended, _find_cause
 
-    said = "did not answer within 3 s: Collective ops is aborted"
-    failed = {rank: _Ended(message=f"ReplicaFailed: rank {1 - rank} {said}", waited=True) for rank in (1, 0)}
-    assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {said}"
+    said, words = "Collective ops is aborted", "did not answer within 3 s"
+    failed = {
+        rank: _Ended(raised=Raised("ReplicaFailed", f"rank {1 - rank} {words}: {said}"), waited=True, said=said)
+        for rank in (1, 0)
+    }
+    assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {words}: {said}"
 
 
 def test_a_rank_that_the_devices_alone_wait_for_without_training(tmp_path: Path) -> None:
@@ -385,10 +389,11 @@ def test_a_host_that_does_not_answer(number: signal.Signals) -> None:
 @needs_tensorflow
 @pytest.mark.usefixtures("tensorflow_impl")
 def test_what_tensorflow_says_follows_where(message: str) -> None:
-    from tf_impl.distributed import _name_silent
+    from tf_impl.distributed import _silence
 
-    said = _name_silent(message, ExecutionConfig("cpu", devices=2, collective_timeout_s=3))
-    assert said.startswith("rank 1 did not answer within 3 s: Collective has timed out.")
+    failed = _silence(message, ExecutionConfig("cpu", devices=2, collective_timeout_s=3))
+    assert str(failed).startswith("rank 1 did not answer within 3 s: Collective has timed out.")
+    assert failed.said.startswith("Collective has timed out.")
 
 
 @pytest.mark.slow
@@ -424,7 +429,8 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
         ),
         (
             ["--images", "21"],
-            "--images: it is 21; it must be a multiple of 2 replicas, as 20 is, so that the last batch can be shared too",
+            "--images: it is 21; it must be a multiple of 2 replicas, as 20 is, "
+            "so that the last batch can be shared too",
         ),
         (["--loop", "fit"], "--loop: it is 'fit', which trains on one device here; 2 replicas need the custom loop"),
     ],

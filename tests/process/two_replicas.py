@@ -118,7 +118,7 @@ def stand_in(folder: Path, framework: str, fault: str, collective_s: float = 60,
 
 def launch_marked(folder: Path, config: RunConfig, python: str, timeout_s: float = 60) -> RowResult:
     """The row whose fault was reached; no process of it is left."""
-    mark = f"row-of-{folder.name}"
+    mark = f"row-of-{folder}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARK", mark)
         row = launch_row(config, python, folder / "rows" / "row", timeout_s, lambda event: None)

@@ -72,8 +72,8 @@ def give_up(replica: Replica, config: RunConfig) -> None:
     if config.framework == "torch":
         raise RuntimeError("a collective has timed out")
     others = [other for other in range(config.execution.replicas) if other != replica.rank]
-    said = f"{silent(others, config.execution.collective_timeout_s)}: Collective has timed out"
-    raise ReplicaFailed(Status.CRASHED, said)
+    words, said = silent(others, config.execution.collective_timeout_s), "Collective has timed out"
+    raise ReplicaFailed(Status.CRASHED, f"{words}: {said}", said)
 
 
 stand_in = ModuleType(f"{arguments.module}.run")
