@@ -33,43 +33,49 @@ settings.register_profile("ci", settings.get_profile("dev"), max_examples=1200)
 settings.load_profile("dev")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each framework has a process of its own under pytest-xdist, and what one smoke run left is read in one place."""
-    for item in items:
-        if group := _group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-        if "smoke_run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
+TORCH, TENSORFLOW = pytest.param("torch_impl", marks=needs_torch), pytest.param("tf_impl", marks=needs_tensorflow)
+
+# Fixtures of one parameter say in a test's name what it shares with others: a framework, or what is run once for all.
+GROUPS = ("smoke run", "executed notebook", "loops of PORTING", "torch_impl", "tf_impl", "trained replicas")
 
 
-def _group_of(item: pytest.Item) -> str | None:
-    used = set(getattr(item, "fixturenames", ()))
-    parameters = getattr(item, "callspec", None)
-    if parameters and "impl" in parameters.params:
-        return str(parameters.params["impl"])
-    groups = {"smoke_run": "smoke", "executed": "notebook", "tensorflow_impl": "tf_impl", "torch_impl": "torch_impl"}
-    return next((group for name, group in groups.items() if name in used), None)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadgroup the tests of one group run in one process, so that no run is made twice.
+
+    Not by pytest-xdist's own marks: from pytest 9.2 on version 3.8 loses them, without a word (its issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid) or nodeid
+
+    return ByGroup(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param("torch_impl", marks=needs_torch), pytest.param("tf_impl", marks=needs_tensorflow)],
-)
+def group_of(nodeid: str) -> str | None:
+    """The first group whose name is one of the test's parameters."""
+    parameters = nodeid.partition("[")[2].removesuffix("]").split("-")
+    return next((group for group in GROUPS if group in parameters), None)
+
+
+@pytest.fixture(scope="session", params=[TORCH, TENSORFLOW])
 def impl(request: pytest.FixtureRequest) -> SimpleNamespace:
     """One implementation's modules, with `cpu`, its device; the same tests run on both."""
     return load_implementation(request.param)
 
 
-@pytest.fixture(scope="session")
-def tensorflow_impl() -> SimpleNamespace:
+@pytest.fixture(scope="session", params=[TENSORFLOW])
+def tensorflow_impl(request: pytest.FixtureRequest) -> SimpleNamespace:
     """TensorFlow's alone, for what PyTorch does not have."""
-    return load_implementation("tf_impl")
+    return load_implementation(request.param)
 
 
-@pytest.fixture(scope="session")
-def torch_impl() -> SimpleNamespace:
+@pytest.fixture(scope="session", params=[TORCH])
+def torch_impl(request: pytest.FixtureRequest) -> SimpleNamespace:
     """PyTorch's alone, for what TensorFlow does not have."""
-    return load_implementation("torch_impl")
+    return load_implementation(request.param)
 
 
 def load_implementation(package: str) -> SimpleNamespace:
@@ -82,7 +88,7 @@ def load_implementation(package: str) -> SimpleNamespace:
     return SimpleNamespace(framework=framework, cpu=cpu, **modules)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=[pytest.param("smoke run", marks=pytest.mark.slow)])
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """`run_parity.py --preset smoke` over every precision: its results, its output and where they lie."""
     output = tmp_path_factory.mktemp("smoke") / "run"

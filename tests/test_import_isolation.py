@@ -54,6 +54,7 @@ def test_the_check_sees_a_framework() -> None:
     assert loaded_frameworks("common.config", "torch") == {"torch"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

@@ -33,7 +33,7 @@ MIXED = ("mixed_float16", "mixed_bfloat16")
 ROWS = {(framework, precision) for framework in ("tensorflow", "torch") for precision in ("float32", *MIXED)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("executed notebook", marks=pytest.mark.slow)])
 def executed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The notebook after a run of its own, as far as it came; the error that ended it, if one did; and the results."""
     folder = tmp_path_factory.mktemp("notebook")

@@ -87,6 +87,7 @@ def test_a_gpu_that_a_framework_does_not_see_is_named(
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 def test_a_real_framework_describes_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

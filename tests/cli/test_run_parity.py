@@ -161,6 +161,7 @@ def test_alone(module: str) -> None:
     assert re.search(r"^Memory before the model: .* GB, peak: .* GB, used: .* GB", process.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_fit_alone() -> None:
     process = run_python("-m", "tf_impl", "--preset", "smoke", "--loop", "fit")

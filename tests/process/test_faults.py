@@ -117,6 +117,7 @@ def test_out_of_memory_says_what_was_asked_what_was_free_and_what_would_fit(
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 def test_out_of_memory_on_a_gpu_is_known_by_its_exception() -> None:
     import torch
 

@@ -13,7 +13,7 @@ from common.process.interrupts import Interrupts
 from common.process.monitor import Monitors, attempt, scalars
 from common.process.runner import launch_monitored
 from common.results.rows import RowResult, Status
-from tests.conftest import HAS, load_implementation, needs_one, needs_tensorflow, run_parity, run_python
+from tests.conftest import HAS, needs_one, needs_tensorflow, run_parity, run_python
 from tests.fakes import fake_worker
 
 SIZES = {"data": DataConfig(5, (8, 8, 3)), "model": ModelConfig((8, 8, 3), 16), "train": TrainConfig(2, 2)}
@@ -56,6 +56,7 @@ def test_tensorboard_reads_what_the_row_says(impl: SimpleNamespace, tmp_path: Pa
     assert len(read["loss"]) == STEPS
 
 
+@pytest.mark.slow
 def test_a_trace_has_three_steps_and_their_products(impl: SimpleNamespace, tmp_path: Path) -> None:
     assert train(impl, tmp_path).status is Status.OK
     names = traced_names(impl.framework, tmp_path / "trace")
@@ -63,10 +64,11 @@ def test_a_trace_has_three_steps_and_their_products(impl: SimpleNamespace, tmp_p
     assert any("matmul" in name.lower() or name == "aten::mm" for name in names)
 
 
+@pytest.mark.slow
 @needs_tensorflow
-def test_a_trace_of_fit_has_its_steps(tmp_path: Path) -> None:
+def test_a_trace_of_fit_has_its_steps(tensorflow_impl: SimpleNamespace, tmp_path: Path) -> None:
     """The steps are Keras' own, in one call."""
-    assert train(load_implementation("tf_impl"), tmp_path, "fit").status is Status.OK
+    assert train(tensorflow_impl, tmp_path, "fit").status is Status.OK
     assert any("matmul" in name.lower() for name in traced_names("tensorflow", tmp_path / "trace"))
 
 
@@ -171,6 +173,7 @@ def test_each_row_of_a_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
             assert f"'--{option}', '{Path.cwd() / folder / name}'" in log
 
 
+@pytest.mark.slow
 @needs_one
 def test_by_hand(tmp_path: Path) -> None:
     process = run_python("-m", *ONE, "--trace", tmp_path / "trace")

@@ -1,6 +1,7 @@
 """Do two replicas train as one does, in both frameworks, and does an overflow on the last one stop all of them?
 
 A row is four steps on 16 images of 12 x 12, in batches of 8. Two replicas are two processes, which take 4 of them each.
+Each row is trained once for all tests.
 """
 
 import json
@@ -96,7 +97,7 @@ def config(framework: str, precision: Precision, replicas: int, compile: bool = 
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["trained replicas"])
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Trains a row in processes of its own, once."""
 
@@ -115,6 +116,7 @@ def update(config: RunConfig, arrays: Arrays) -> np.ndarray:
     return np.asarray(joined(arrays.final_weights, start) - joined(start, start))
 
 
+@pytest.mark.slow
 def test_float32_trains_the_same(impl: SimpleNamespace, train: Train) -> None:
     one, two = (config(impl.framework, Precision.FLOAT32, replicas) for replicas in (1, 2))
     one = replace(one, execution=replace(one.execution, threads=1))  # as the other tests of this process
@@ -123,6 +125,7 @@ def test_float32_trains_the_same(impl: SimpleNamespace, train: Train) -> None:
     assert relative_error(update(two, train(two)[1]), update(one, alone[0])) <= REPLICAS_UPDATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", MIXED)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_mixed_precision_stays_within_its_bounds(framework: str, precision: Precision, train: Train) -> None:
@@ -152,6 +155,7 @@ def test_a_sum_is_stored_as_one_devices_gradient(
     assert distributed._as_of_one(sums, precision).numpy().tolist() == [stored]
 
 
+@pytest.mark.slow
 @needs_both
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, *MIXED])
 def test_both_frameworks_agree_on_two_replicas(precision: Precision, train: Train) -> None:
@@ -160,6 +164,7 @@ def test_both_frameworks_agree_on_two_replicas(precision: Precision, train: Trai
     assert [check for check in checks if not check.passed] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_two_replicas_are_held_to_one(framework: str, train: Train) -> None:
     """And are caught if their gradients were averaged a second time, which Adam would hide."""
@@ -170,6 +175,7 @@ def test_two_replicas_are_held_to_one(framework: str, train: Train) -> None:
         assert all(check.passed for check in checks) == passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_an_overflow_is_skipped_by_all_as_by_one(framework: str, replicas: int, train: Train) -> None:
@@ -186,6 +192,7 @@ def test_an_overflow_is_skipped_by_all_as_by_one(framework: str, replicas: int, 
     assert [check.passed for check in row.checks if check.name == "C7 replicas"] == [True] * (replicas - 1)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_with_the_stock_optimizer_one_waits_for_the_other(tmp_path: Path) -> None:
     """The second skips the step, and with it the sum over the replicas that the first is waiting in."""
@@ -197,6 +204,7 @@ def test_with_the_stock_optimizer_one_waits_for_the_other(tmp_path: Path) -> Non
     assert "did not answer within 4 s" in row.detail
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_under_xla(train: Train) -> None:
     """torch.compile takes half a minute for it; results/ has such rows of both."""
@@ -288,6 +296,7 @@ def gpus_of_a_replica() -> tuple[str, str]:
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 @pytest.mark.parametrize(
     ("device", "seen"),
     [
@@ -315,6 +324,7 @@ def test_a_replica_of_pytorch_sees_its_own_gpu_alone(
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 @pytest.mark.parametrize(("gpus", "local_rank"), [(1, 0), (2, 0), (2, 1)], ids=["the only one", "first", "second"])
 def test_a_replica_of_pytorch_takes_its_gpu(gpus: int, local_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The only one that it sees, or by its local rank, where torchrun leaves all of them to be seen."""
@@ -324,6 +334,7 @@ def test_a_replica_of_pytorch_takes_its_gpu(gpus: int, local_rank: int, monkeypa
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 def test_a_replica_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself where torchrun has started it, else before any is started, and where nothing is to be trained yet."""
     device, processes, run = (import_module(f"torch_impl.{name}") for name in ("device", "processes", "run"))
@@ -503,6 +514,7 @@ def test_strong_and_weak_scaling_are_two_experiments() -> None:
     [("none", 41, [False]), ("ring", 3, [False]), ("nccl", 3, [False, *19 * [True], False])],
 )
 @needs_tensorflow
+@pytest.mark.usefixtures("tensorflow_impl")
 def test_many_steps_are_one_call(backend: str, calls: int, waits: list[bool]) -> None:
     """Of several replicas of TensorFlow; by NCCL each step is traced into it, with its batch after the one before.
 

@@ -33,6 +33,7 @@ def run(script: str, folder: Path) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_the_stock_optimizer_trains_on_infinity(tmp_path: Path) -> None:
     printed = run(SCRIPT, tmp_path)
@@ -42,6 +43,7 @@ def test_the_stock_optimizer_trains_on_infinity(tmp_path: Path) -> None:
     assert last[-1] == (float("-inf"), 8.0)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_replicas_that_agree_skip_it(tmp_path: Path) -> None:
     mended = SCRIPT.replace("\n\ndef train(", f"\n\n{FIX}\n\ndef train(")
@@ -76,7 +78,7 @@ dist.destroy_process_group()
 
 
 @needs_torch
-@pytest.mark.parametrize("overflowing_rank", [0, 1])
+@pytest.mark.parametrize("overflowing_rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_ddp_skips_it(tmp_path: Path, overflowing_rank: int) -> None:
     script = tmp_path / "script.py"
     script.write_text(DDP)

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from common.config import Precision
 from common.proof.bounds import PRICES, ROUNDOFF
-from tests.conftest import HAS, ROOT, needs_both, run_python
+from tests.conftest import ROOT, TENSORFLOW, TORCH, needs_both, run_python
 from tests.proof import test_traps
 
 GUIDE = (ROOT / "PORTING.md").read_text(encoding="utf-8")
@@ -24,27 +25,28 @@ def named_by(row: str) -> list[tuple[str, str, str]]:
     return re.findall(r"`(test_\w+\.py)(::|: )(.+?)`(?=<br>| \|$)", row)
 
 
-@cache
-def losses(framework: str) -> np.ndarray:
-    process = run_python("-c", LOOPS[framework])
-    assert process.returncode == 0, process.stderr
-    return np.array(json.loads(process.stdout.splitlines()[-1]))
+@pytest.fixture(scope="module", params=[pytest.param("loops of PORTING", marks=pytest.mark.slow)])
+def losses() -> Callable[[str], np.ndarray]:
+    """Of a framework's loop, which runs once for all tests."""
+
+    @cache
+    def losses(framework: str) -> np.ndarray:
+        process = run_python("-c", LOOPS[framework])
+        assert process.returncode == 0, process.stderr
+        return np.array(json.loads(process.stdout.splitlines()[-1]))
+
+    return losses
 
 
-# The loops run once for both tests, in one process of pytest-xdist.
-@pytest.mark.slow
-@pytest.mark.xdist_group("porting")
-@pytest.mark.parametrize("framework", [name for name, found in HAS.items() if found])
-def test_the_loop_runs_and_learns(framework: str) -> None:
+@pytest.mark.parametrize("framework", [TORCH, TENSORFLOW])
+def test_the_loop_runs_and_learns(losses: Callable[[str], np.ndarray], framework: str) -> None:
     found = losses(framework)
     assert len(found) == 10
     assert found[-2:].mean() < found[:2].mean()
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("porting")
 @needs_both
-def test_the_loops_agree() -> None:
+def test_the_loops_agree(losses: Callable[[str], np.ndarray]) -> None:
     """Each within 3 roundings to float16 of the other."""
     tensorflow, torch = losses("tf_impl"), losses("torch_impl")
     assert np.linalg.norm(tensorflow - torch) <= PRICES * ROUNDOFF[Precision.MIXED_FLOAT16] * np.linalg.norm(torch)

@@ -12,7 +12,7 @@ from common.process.recorder import OnArrays
 from common.proof.bounds import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
 from common.proof.runs import complete_checks
 from common.results.rows import Arrays, RowResult, Status
-from tests.conftest import load_implementation, needs_tensorflow, needs_torch
+from tests.conftest import needs_tensorflow, needs_torch
 
 SHAPE = (9, 12, 3)
 
@@ -70,6 +70,7 @@ def test_the_same_run_twice_has_the_same_bits(impl: SimpleNamespace, precision: 
 
 
 @needs_torch
+@pytest.mark.usefixtures("torch_impl")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_compile_is_told_to_round_as_eager_does(device: str) -> None:
     """On a GPU it would otherwise overflow, and so skip, at other steps; a CPU shows no difference."""
@@ -79,8 +80,8 @@ def test_torch_compile_is_told_to_round_as_eager_does(device: str) -> None:
 
 
 @needs_torch
-def test_torch_compile_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    impl = load_implementation("torch_impl")
+def test_torch_compile_gets_its_options(torch_impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    impl = torch_impl
     model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), Precision.FLOAT32, impl.cpu)
     given: list[dict[str, object]] = []
     monkeypatch.setattr(model.logits, "compile", lambda **options: given.append(options))
@@ -91,9 +92,9 @@ def test_torch_compile_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None
 
 @needs_torch
 @pytest.mark.parametrize("precision", list(Precision))
-def test_what_a_torch_step_reports_holds_no_memory_of_a_cpu(precision: Precision) -> None:
+def test_what_a_torch_step_reports_holds_no_memory_of_a_cpu(torch_impl: SimpleNamespace, precision: Precision) -> None:
     """Kept until the epoch ends, tensors would pin holes in the heap, which would grow with every step."""
-    impl = load_implementation("torch_impl")
+    impl = torch_impl
     model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), precision, impl.cpu)
     optimizer = impl.optimizer.make_optimizer(model, TrainConfig(), LossScaleConfig(), precision)
     batch = np.ones((4, *SHAPE), np.float32), np.ones((4, 1), np.float32)
@@ -106,15 +107,16 @@ def test_what_a_torch_step_reports_holds_no_memory_of_a_cpu(precision: Precision
 
 @needs_tensorflow
 @pytest.mark.parametrize("compile", [False, True])
-def test_convolutions_know_whether_xla_compiles_them(compile: bool) -> None:
+def test_convolutions_know_whether_xla_compiles_them(tensorflow_impl: SimpleNamespace, compile: bool) -> None:
     """By which they choose their kernels."""
-    impl = load_implementation("tf_impl")
+    impl = tensorflow_impl
     model = impl.model.build_model(ModelConfig(image_shape=SHAPE, filters=8), Precision.MIXED_FLOAT16, impl.cpu)
     impl.train.compiled(impl.train.train_step, model, None, compile)
     convolutions = [layer for layer in model.logits.layers if layer.name.startswith("conv")]
     assert [layer.in_xla for layer in convolutions] == [compile] * 3
 
 
+@pytest.mark.slow
 def test_compiled_trains_the_same(impl: SimpleNamespace) -> None:
     try:
         compiled = losses(train(impl, "float32", compile=True))
@@ -133,7 +135,7 @@ def test_events_report_every_epoch(impl: SimpleNamespace) -> None:
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "XLA"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
 def test_fit_trains_the_same(tensorflow_impl: SimpleNamespace, precision: str, compile: bool) -> None:
     """The same losses, the same scales and the same weights in the end, bit for bit."""
