@@ -32,7 +32,7 @@ try:
     from common.results.rows import Results, Status
     from common.results.store import Store, StoreError
     from common.show.table import tables
-    from common.text import forgive_letters, go_on, printable, say, show, time_stamp
+    from common.text import escape_what_stdout_lacks, printable, resume_options, say, show, time_stamp
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
@@ -58,7 +58,7 @@ EXIT_CODES = """exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run every row, print the tables, or do what the verb says; returns the exit code."""
-    forgive_letters()
+    escape_what_stdout_lacks()
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in VERBS:
         return VERBS[words[0]](words[1:])
@@ -107,7 +107,7 @@ def run(
     if interrupts.number:
         asked = {config.row_id for config in configs}
         ended = sum(row.status is not Status.INTERRUPTED for row in results.rows if row.config.row_id in asked)
-        say(f"interrupted, with {ended} of {len(configs)} rows ended; to go on, add {go_on(store.folder)}")
+        say(f"Interrupted: {ended} of {len(configs)} rows finished. Resume with: {resume_options(store.folder)}")
     return results, is_complete and is_printed
 
 

@@ -28,7 +28,7 @@ def time_stamp() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
 
 
-def go_on(folder: Path) -> str:
+def resume_options(folder: Path) -> str:
     """The options with which an interrupted run goes on."""
     return f"--resume --output {printable(str(folder))}"
 
@@ -39,7 +39,7 @@ def in_one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
-def forgive_letters() -> None:
+def escape_what_stdout_lacks() -> None:
     """Let stdout write out what its encoding doesn't hold, as stderr does, where print() would fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

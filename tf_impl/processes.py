@@ -23,7 +23,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from common.config import RunConfig
-from common.process.monitor import NONE, Monitors
+from common.process.monitor import NO_MONITORS, Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import (
     Raised,
@@ -58,7 +58,7 @@ class _Ended(NamedTuple):
 
 
 def run_replicas(
-    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE
+    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NO_MONITORS
 ) -> RowResult:
     """What run returns for the replica of the lowest rank here, of config.execution.devices processes.
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from common.config import RunConfig
 from common.process import row
 from common.process.manifest import describe_fixed_choices
-from common.process.monitor import NONE, TRACED_STEPS, Monitors, ignore
+from common.process.monitor import NO_MONITORS, TRACED_STEPS, Monitors, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
 from common.proof.implementation import Implementation
 from common.results.rows import RowResult
@@ -30,7 +30,7 @@ def run(
     config: RunConfig,
     on_event: OnEvent = ignore,
     on_arrays: OnArrays | None = None,
-    monitors: Monitors = NONE,
+    monitors: Monitors = NO_MONITORS,
 ) -> RowResult:
     """Train one row on this process's device, as common.process.row.run says, which also says what is raised.
 

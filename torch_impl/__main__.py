@@ -5,12 +5,14 @@ import sys
 
 from common.cli.worker import main
 from common.config import RunConfig
-from common.process.monitor import NONE, Monitors
+from common.process.monitor import NO_MONITORS, Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.results.rows import RowResult
 
 
-def run(config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE) -> RowResult:
+def run(
+    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NO_MONITORS
+) -> RowResult:
     # PyTorch is imported here, after the options were found to be right.
     if config.execution.replicas > 1 and "RANK" not in os.environ:  # else torchrun has started this process
         from torch_impl.processes import run_replicas

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.config import RunConfig
-from common.process.monitor import NONE, Monitors
+from common.process.monitor import NO_MONITORS, Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import STATUSES, Raised, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
 from common.results.rows import RowResult, Status
@@ -31,7 +31,7 @@ SETTLE_S = 1.0  # in which the replica at fault ends before those that were wait
 
 
 def run_replicas(
-    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NONE
+    config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NO_MONITORS
 ) -> RowResult:
     """What run returns for the replica of rank 0, of config.execution.devices processes.
 

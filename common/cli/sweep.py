@@ -41,7 +41,7 @@ from common.show.crossover import Gain, Gains, crossover, gains_along
 from common.show.drawing import draw
 from common.show.lines import NOTHING, group, number, saved
 from common.show.table import draw_cells, failures, leave_out, parity_of, unsteady
-from common.text import go_on, in_one_line, printable, say, show, time_stamp
+from common.text import in_one_line, printable, resume_options, say, show, time_stamp
 
 AXES = {  # and what a figure calls it
     "image-size": "image size, pixels high and wide",
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
             parser.error(f"argument {'--resume' if arguments.resume else '--output'}: {reason}")
         is_shown = _present(swept, axis, folder, session)
     if interrupts.number:
-        say(f"interrupted; to go on, add {go_on(folder)}")
+        say(f"Interrupted. Resume with: {resume_options(folder)}")
         return 128 + interrupts.number
     code = _exit_code([exit_code(results) for results in swept.values()])
     return code if is_whole and is_shown else max(code, EXIT_SOME_FAILED)

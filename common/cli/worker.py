@@ -29,7 +29,7 @@ from common.process.replicas import ReplicaFailed, devices_and_hosts, is_chief
 from common.process.setting import MODULES
 from common.results.coding import read_json, write_arrays, write_json
 from common.results.rows import RowResult, Status
-from common.text import forgive_letters, in_one_line
+from common.text import escape_what_stdout_lacks, in_one_line
 
 # The packages whose absence means that the framework is not installed.
 PACKAGES = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
@@ -42,7 +42,7 @@ def main(framework: str, run: Run, describe: Run, argv: list[str] | None = None)
 
     Returns the exit code: 0 trained, 2 usage, 3 not trained.
     """
-    forgive_letters()
+    escape_what_stdout_lacks()
     parser = _make_parser(framework)
     arguments = parser.parse_args(argv)
     monitors = Monitors(arguments.tensorboard, arguments.trace)

@@ -84,17 +84,9 @@ def launch_row(
         except (OSError, RuntimeError) as error:  # a process or a thread too many
             return RowResult(config, Status.CRASHED, f"{python} can't be started: {error}")
     row = _result(config, exit_code, run_id, folder)
-    # What it finished all the same is worth having; a timeout is its word for being ended, and says who was waited for.
-    is_asked_to_end = bool(interrupts.number) or expired.is_set()
-    was_ended = exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT)
-    was_ended = was_ended or (is_asked_to_end and row.status is Status.CRASHED)
-    if was_ended and interrupts.number:
-        row = RowResult(config, Status.INTERRUPTED, signal.Signals(interrupts.number).name)
-    elif was_ended and expired.is_set():
-        waited = f": {row.detail}" if row.status is Status.TIMEOUT else ""
-        row = RowResult(config, Status.TIMEOUT, f"ended after {timeout_s:g} s{waited}; --timeout allows more")
-    if was_ended and further:
-        row = _as_measured_before(row, run_id, folder)
+    if _is_cut_short(row, exit_code, is_asked_to_end=bool(interrupts.number) or expired.is_set()):
+        row = _cut_short(row, interrupts.number, timeout_s if expired.is_set() else None)
+        row = _as_measured_before(row, run_id, folder) if further else row
     row = _with_log(_with_gpu_use(row, gpu), folder)
     if row.log_tail and row.log_tail[-1] in WITHOUT_PACKAGES:  # without it a worker can't even say so
         return RowResult(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
@@ -280,6 +272,23 @@ def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> Row
     if exit_code > 0:
         return RowResult(config, Status.CRASHED, f"exit code {exit_code}")
     return _read_result(config, run_id, folder)
+
+
+def _is_cut_short(row: RowResult, exit_code: int, is_asked_to_end: bool) -> bool:
+    """Whether the process ended before its time; what it finished although it was asked to end is worth having."""
+    if exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT):
+        return True
+    return is_asked_to_end and row.status is Status.CRASHED
+
+
+def _cut_short(row: RowResult, signal_number: int, timeout_s: float | None) -> RowResult:
+    """The row with what ended it: our own signal, or its time limit. A row of replicas has said who was waited for."""
+    if signal_number:
+        return RowResult(row.config, Status.INTERRUPTED, signal.Signals(signal_number).name)
+    if timeout_s is not None:
+        waited = f": {row.detail}" if row.status is Status.TIMEOUT else ""
+        return RowResult(row.config, Status.TIMEOUT, f"ended after {timeout_s:g} s{waited}; --timeout allows more")
+    return row
 
 
 def _read_result(config: RunConfig, run_id: str, folder: Path) -> RowResult:

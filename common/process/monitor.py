@@ -16,7 +16,7 @@ TRACED_STEPS = 3  # enough to tell a step from its neighbours
 
 
 def ignore(*arguments: object) -> None:
-    """For whom nobody waits."""
+    """Do nothing."""
 
 
 class Monitors(NamedTuple):
@@ -40,7 +40,7 @@ class Monitors(NamedTuple):
         return Monitors(trace=self.trace and self.trace / f"rank-{rank}", on_collective=self.on_collective)
 
 
-NONE = Monitors()
+NO_MONITORS = Monitors()
 
 
 def attempt(row: RowResult, name: str, write: Callable[[Path], object], folder: Path | None) -> RowResult:

@@ -16,7 +16,7 @@ from common.experiment.weights import draw_weights
 from common.measure.hardware import require_support, slow_reason
 from common.measure.limits import Ceilings, find_limits, measure_ceilings
 from common.process.manifest import describe_environment
-from common.process.monitor import NONE, Monitors, attempt, ignore
+from common.process.monitor import NO_MONITORS, Monitors, attempt, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
 from common.proof.checks import check_replicas, check_start
 from common.proof.implementation import Implementation
@@ -32,7 +32,7 @@ def run(
     config: RunConfig,
     on_event: OnEvent = ignore,
     on_arrays: OnArrays | None = None,
-    monitors: Monitors = NONE,
+    monitors: Monitors = NO_MONITORS,
 ) -> RowResult:
     """Train one row on this process's device; on_event is called after every epoch, on_arrays with what it computed.
 

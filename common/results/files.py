@@ -59,7 +59,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_scratch(folder: Path, names: tuple[str, ...]) -> None:
-    """Remove what a process that was killed left half written of files of these names."""
+    """Remove half-written copies of files of these names, which a killed process left."""
     scratch = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+")
     for entry in os.scandir(folder):
         if scratch.fullmatch(entry.name):

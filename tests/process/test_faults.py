@@ -476,7 +476,7 @@ def test_an_interrupted_run_counts_the_rows_that_it_was_asked_for(tmp_path: Path
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=15)
     assert statuses(tmp_path / "run") == ["ok", "ok", "interrupted"]
-    assert "interrupted, with 0 of 1 rows ended" in stderr
+    assert "Interrupted: 0 of 1 rows finished" in stderr
 
 
 def test_a_worker_that_ignores_the_interrupt_is_ended_after_the_grace_period(tmp_path: Path) -> None:
