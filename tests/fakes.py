@@ -18,12 +18,12 @@ def fake_python(folder: Path, body: str) -> str:
 
 
 def fake_worker(folder: Path, body: str = "return ok(config)") -> str:
-    """A worker as ours, except for the framework: `body` is that of run(config, on_event, on_arrays).
+    """A worker as ours, except for the framework: `body` is that of run(config, on_event, on_arrays, **monitors).
 
     It notes the rows that it has begun in started.txt, and says that it has the versions in versions.json.
     """
     say_versions(folder, {"torch": "1.0"})
-    return _interpreter(folder, "worker", f"def run(config, on_event, on_arrays):\n{indent(body, '    ')}")
+    return _interpreter(folder, "worker", f"def run(config, on_event, on_arrays, **monitors):\n{indent(body, '    ')}")
 
 
 def patched_worker(folder: Path, patch: str) -> str:

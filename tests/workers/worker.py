@@ -34,7 +34,7 @@ def ok(config: RunConfig) -> RowResult:
 def run(config: RunConfig, on_event: Any, on_arrays: Any, **monitors: Any) -> RowResult:
     with (arguments.folder / "started.txt").open("a") as file:
         file.write(f"{config.row_id}\n")
-    row: RowResult = NAMES["run"](config, on_event, on_arrays)
+    row: RowResult = NAMES["run"](config, on_event, on_arrays, **monitors)
     return row
 
 
