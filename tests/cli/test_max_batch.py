@@ -1,4 +1,7 @@
-"""Is the largest batch that trains found, in few processes, whatever ends the others?"""
+"""Is the largest batch that trains found, in few processes, whatever ends the others?
+
+A search starts some six processes. Where it does not matter what happens in them, none is started.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import run_parity
+from common.cli import max_batch
 from common.cli.max_batch import RESOLUTION, Found, search
 from common.config import Precision, RunConfig
+from common.measure.memory import Memory
 from common.results.coding import read_json
-from common.results.rows import Status
+from common.results.rows import RowResult, Status, Training
 from tests.fakes import fake_worker, started
 
 # A training that takes 1000 bytes and 10 a sample, of which `limit` are there.
@@ -33,6 +38,7 @@ return RowResult(
 )
 """
 PLENTY = 10**12
+LIMIT = ("--memory-limit", "30000")
 
 
 def count(limit: int) -> tuple[Callable[[int], bool], list[int]]:
@@ -69,6 +75,41 @@ def run(tmp_path: Path, body: str, *arguments: str) -> tuple[int, Found]:
     return code, read_json(output / "max_batch.json", Found)
 
 
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str, limit: int = PLENTY, killed_above: int = PLENTY
+) -> tuple[int, Found]:
+    """As run(), of TRAINS, without a process: what is launched answers at once."""
+
+    def launch(config: RunConfig, *_: object) -> RowResult:
+        size = config.train.batch_size
+        peak = 1000 + 10 * size
+        if size > killed_above:
+            return RowResult(config, Status.KILLED)
+        if peak > limit:
+            return RowResult(config, Status.OOM)
+        training = Training([1.0], [1.0], [1.0], [1.0], [], "a", "b")
+        return RowResult(config, Status.OK, memory=Memory("host_rss", 1000, peak, 1000, None), training=training)
+
+    monkeypatch.setattr(max_batch, "launch_undisturbed", launch)
+    return run(tmp_path, "", *arguments)
+
+
+Search = Callable[..., tuple[int, Found]]
+
+
+@pytest.fixture(params=["without processes", pytest.param("with processes", marks=pytest.mark.slow)])
+def search_within(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
+    """A search within 30 kB, where the device has less, or where what is larger is killed."""
+
+    def search(limit: int = PLENTY, killed_above: int = PLENTY) -> tuple[int, Found]:
+        if request.param == "without processes":
+            return run_here(monkeypatch, tmp_path, *LIMIT, limit=limit, killed_above=killed_above)
+        killed = f"if size > {killed_above}: os.kill(os.getpid(), 9)"
+        return run(tmp_path, TRAINS.format(limit=limit, before=killed), *LIMIT)
+
+    return search
+
+
 def test_within_a_limit_of_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """1000 + 10 x 2900 = 30 kB; what fits is judged by what the process took."""
     code, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
@@ -81,9 +122,9 @@ def test_within_a_limit_of_memory(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert str(line.batch_size) in capsys.readouterr().out.splitlines()[2].split()
 
 
-def test_what_is_found_is_drawn(tmp_path: Path) -> None:
+def test_what_is_found_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    _, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
+    _, found = run_here(monkeypatch, tmp_path, *LIMIT)
     drawn = (tmp_path / "run" / "max_batch.svg").read_text()
     assert f">{found.lines[0].batch_size}</text>" in drawn
     assert (tmp_path / "run" / "max_batch.png").read_bytes().startswith(b"\x89PNG")
@@ -100,8 +141,8 @@ def test_a_figure_says_by_how_much_a_precision_allows_more() -> None:
     assert [bar.get_width() for bar in figure.axes[0].patches] == [100, 190]
 
 
-def test_out_of_memory_in_one_trial_ends_no_other(tmp_path: Path) -> None:
-    code, found = run(tmp_path, TRAINS.format(limit=5000, before=""), "--memory-limit", "30000")
+def test_out_of_memory_in_one_trial_ends_no_other(search_within: Search) -> None:
+    code, found = search_within(limit=5000)
     (line,) = found.lines
     assert code == 0
     assert line.batch_size is not None
@@ -119,9 +160,8 @@ def test_a_worker_that_is_killed_once_is_tried_again(tmp_path: Path) -> None:
     assert len(started(tmp_path)) == len(line.trials) + 1
 
 
-def test_a_batch_that_is_always_killed_does_not_fit(tmp_path: Path) -> None:
-    killed = "if size > 300: os.kill(os.getpid(), 9)"
-    _, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=killed), "--memory-limit", "30000")
+def test_a_batch_that_is_always_killed_does_not_fit(search_within: Search) -> None:
+    _, found = search_within(killed_above=300)
     assert found.lines[0].batch_size in range(297, 301)
 
 
@@ -143,9 +183,11 @@ def test_a_search_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
     assert run_parity.main(["max-batch", *options]) == 3
 
 
-def test_what_does_not_fit_at_all_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_at_all_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One image takes 1010 bytes."""
-    code, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "1000")
+    code, found = run_here(monkeypatch, tmp_path, "--memory-limit", "1000")
     assert (code, found.lines[0].batch_size) == (0, 0)
     assert "one image takes 1,010 bytes, libraries included" in capsys.readouterr().out
 
@@ -156,10 +198,12 @@ def test_any_other_end_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "crashed: exit code 1; broken" in capsys.readouterr().out
 
 
-def test_an_earlier_search_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, found = run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "30000")
+def test_an_earlier_search_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, found = run_here(monkeypatch, tmp_path, *LIMIT)
     with pytest.raises(SystemExit):
-        run(tmp_path, TRAINS.format(limit=PLENTY, before=""), "--memory-limit", "60000")
+        run_here(monkeypatch, tmp_path, "--memory-limit", "60000")
     assert "already holds a search; give another folder" in capsys.readouterr().err
     assert read_json(tmp_path / "run" / "max_batch.json", Found) == found
 
