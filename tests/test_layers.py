@@ -4,6 +4,7 @@ Reads the source alone. The rule is CONTRIBUTING.md's: each part of common/ know
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,10 @@ def test_every_part_of_common_has_its_place() -> None:
 )
 def test_the_rule_sees(file: str, source: str) -> None:
     assert len(strays(file, source)) == 1
+
+
+def test_no_test_imports_another() -> None:
+    """What two of them need stands in a module of its own."""
+    importing = re.compile(r"^ *(?:from|import) [^#\n]*\btest_\w+", re.MULTILINE)
+    files = (ROOT / "tests").rglob("*.py")
+    assert [str(path.relative_to(ROOT)) for path in files if importing.search(path.read_text())] == []
