@@ -177,7 +177,9 @@ class RunConfig:
         if self.data.image_shape != self.model.image_shape:
             raise ValueError(f"the data are {self.data.image_shape}, but the model takes {self.model.image_shape}")
         if self.train.batch_size > self.data.images:
-            most = f"it must be at most the number of images, {self.data.images}"
+            images, replicas = self.data.images, self.execution.replicas
+            each = f", or {images // replicas} on each of {replicas} replicas" if replicas > 1 else ""
+            most = f"it must be at most the number of images, {images}{each}"
             raise FieldError("batch_size", f"is {self.train.batch_size}; {most}")
         if self.execution.loop == "fit" and self.framework != "tensorflow":
             raise FieldError("loop", f"is 'fit', which is Keras' Model.fit; {self.framework} has the custom loop only")
@@ -188,14 +190,15 @@ class RunConfig:
         if self.execution.loop == "fit":
             problem = f"is 'fit', which trains on one device here; {replicas} replicas need the custom loop"
             raise FieldError("loop", problem)
-        for name, number, why in (
-            ("batch_size", self.train.batch_size, "each takes an equal share"),
-            ("images", self.data.images, "the last batch can be shared too"),
-        ):
-            if number % replicas:
-                nearest = max(1, round(number / replicas)) * replicas
-                problem = f"is {number}; it must be a multiple of {replicas} replicas, as {nearest} is, so that {why}"
-                raise FieldError(name, problem)
+        batch_size, images = self.train.batch_size, self.data.images
+        multiple = f"it must be a multiple of {replicas} replicas, as"
+        if batch_size % replicas:
+            too = f"; so must the images, {images}, as {_near(images, replicas)} is" if images % replicas else ""
+            equal = f"{multiple} {_near(batch_size, replicas)} is, so that each takes an equal share"
+            raise FieldError("batch_size", f"is {batch_size}; {equal}{too}")
+        if images % replicas:
+            equal = f"{multiple} {_near(images, replicas)} is, so that the last batch can be shared too"
+            raise FieldError("images", f"is {images}; {equal}")
 
     @property
     def row_id(self) -> str:
@@ -265,6 +268,11 @@ PRESETS = {
     # The experiment of the article; 16-bit training needs about 4 GB on the device.
     "article": Preset(images=800, image_size=256, batch_size=50, epochs=10, filters=128),
 }
+
+
+def _near(number: int, factor: int) -> int:
+    """The nearest multiple of the factor, from the factor on."""
+    return max(1, round(number / factor)) * factor
 
 
 def _require_positive(config: object, *names: str) -> None:

@@ -31,6 +31,9 @@ from common.text import printable
 
 LARGEST_INT = 2**53  # results hold no larger number
 
+# The options that aren't called as the field of the config that they set.
+OPTIONS = {"image_shape": "--image-size", "collective_timeout_s": "--collective-timeout"}
+
 # As it was called: a checkout has the file, an installed package the command.
 PROGRAM = "run-parity" if Path(sys.argv[0]).stem == "run-parity" else "run_parity.py"
 
@@ -123,12 +126,16 @@ def make_config(
     *,
     compile: bool,
     loop: str,
+    sizes: Preset | None = None,
     devices: int = 1,
     hosts: int = 1,
     repeat: int = 0,
 ) -> RunConfig:
-    """Build the config of one row; ends the program through the parser where two options don't fit together."""
-    sizes, replicas = resolve_preset(arguments), devices * hosts
+    """Build the config of one row; ends the program through the parser where two options don't fit together.
+
+    sizes: those of the options, if none are given.
+    """
+    sizes, replicas = sizes or resolve_preset(arguments), devices * hosts
     if arguments.batch_per_replica:
         sizes = replace(sizes, batch_size=arguments.batch_per_replica * replicas)
     image_shape = (sizes.image_size, sizes.image_size, 3)
@@ -153,8 +160,8 @@ def _in_options(error: FieldError, arguments: argparse.Namespace, replicas: int)
     """What is wrong with a config, by the option that its field came from."""
     if error.field == "batch_size" and arguments.batch_per_replica:
         return f"argument --batch-per-replica: the batch of {replicas} replicas {error.problem}"
-    option = {"image_shape": "image-size"}.get(error.field, error.field.replace("_", "-"))
-    return f"argument --{option}: it {error.problem}"
+    option = OPTIONS.get(error.field, f"--{error.field.replace('_', '-')}")
+    return f"argument {option}: it {error.problem}"
 
 
 def _resolve_device(arguments: argparse.Namespace) -> str:

@@ -4,12 +4,13 @@ import os
 import shutil
 import sys
 from argparse import ArgumentTypeError, Namespace, _ArgumentGroup
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate_formats
 
 from common.cli.options import Parser, make_config, positive_float, positive_int
-from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
+from common.config import FRAMEWORKS, LOOPS, Precision, Preset, RunConfig
 from common.process.session import Session
 
 
@@ -72,15 +73,20 @@ def add_interpreters(group: _ArgumentGroup) -> None:
         )
 
 
-def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
-    """One config for each row, in the order of the table."""
-    precisions = [Precision(name) for name in arguments.precisions or Precision]
+def plan(
+    parser: Parser, arguments: Namespace, precisions: Sequence[Precision] = (), sizes: Preset | None = None
+) -> list[RunConfig]:
+    """One config for each row, in the order of the table; precisions and sizes: instead of those of the options."""
+    precisions = precisions or [Precision(name) for name in arguments.precisions or Precision]
     compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
     if arguments.loop != "custom" and "tensorflow" not in arguments.frameworks:
         parser.error(f"argument --loop: {arguments.loop} needs Keras' Model.fit; add tensorflow to --frameworks")
     loops = {"tensorflow": LOOPS if arguments.loop == "both" else (arguments.loop,), "torch": ("custom",)}
     return [
-        make_config(parser, arguments, framework, precision, compile=compile, loop=loop, devices=devices, repeat=repeat)
+        make_config(
+            parser, arguments, framework, precision,
+            compile=compile, loop=loop, sizes=sizes, devices=devices, repeat=repeat,
+        )
         for framework in dict.fromkeys(arguments.frameworks)
         for compile in compiles
         for loop in loops[framework]
@@ -88,7 +94,7 @@ def plan(parser: Parser, arguments: Namespace) -> list[RunConfig]:
         for devices in dict.fromkeys(arguments.devices)
         if devices == 1 or loop == "custom" or arguments.loop == "fit"  # of both, fit is one device's
         for repeat in range(arguments.repeats)
-    ]
+    ]  # fmt: skip
 
 
 def make_session(arguments: Namespace) -> Session:

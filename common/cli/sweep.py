@@ -14,6 +14,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NO_PARITY, EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED, exit_code
@@ -85,18 +86,18 @@ def describe(swept: Mapping[int, Results], axis: str, tablefmt: str) -> str:
 
 def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
     """The rows of each size, from the smallest to the largest."""
-    name = arguments.over.replace("-", "_")
-    if getattr(arguments, name) is not None:
+    axis = arguments.over.replace("-", "_")
+    if getattr(arguments, axis) is not None:
         parser.error(f"argument --{arguments.over}: the sweep sets it; leave it out")
     if arguments.over == "batch-size" and arguments.batch_per_replica:
         parser.error("argument --batch-per-replica: the sweep sets the batch of all replicas; leave it out")
     sizes = sorted(set(arguments.values))
     if not 2 <= len(sizes) <= MOST_SIZES:
         parser.error(f"argument VALUES: {len(sizes)} sizes were given; give 2 to {MOST_SIZES}")
-    arguments.precisions = arguments.precisions or [precision.value for precision in PRECISIONS]
-    if Precision.FLOAT32.value not in arguments.precisions:
+    precisions = [Precision(name) for name in arguments.precisions or PRECISIONS]
+    if Precision.FLOAT32 not in precisions:
         parser.error("argument --precisions: what pays is judged against float32; add it")
-    if set(arguments.precisions) == {Precision.FLOAT32.value}:
+    if set(precisions) == {Precision.FLOAT32}:
         parser.error("argument --precisions: float32 alone is nothing to compare; add another")
     preset = resolve_preset(arguments)
     if preset.epochs <= LEAST_EPOCHS:
@@ -106,12 +107,12 @@ def _plan(parser: Parser, arguments: Namespace) -> dict[int, list[RunConfig]]:
     steps = math.ceil(preset.images / preset.batch_size)
     planned = {}
     for size in sizes:
-        sized = {**vars(arguments), name: size}
-        if arguments.over == "batch-size" and arguments.images is None:
-            sized["images"] = steps * size  # as many steps at each size, and no smaller last batch
+        sized = replace(preset, **{axis: size})
+        if axis == "batch_size" and arguments.images is None:
+            sized = replace(sized, images=steps * size)  # as many steps at each size, and no smaller last batch
             if steps * size > LARGEST_INT:
                 parser.error(f"argument VALUES: {size} is too large a batch; give {LARGEST_INT // steps} or less")
-        planned[size] = plan(parser, Namespace(**sized))
+        planned[size] = plan(parser, arguments, precisions, sized)
     return planned
 
 

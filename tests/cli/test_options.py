@@ -31,11 +31,12 @@ WRONG = [
     (["--devices", "1", "0"], "--devices", "a whole number from 1 to 9007199254740992"),
     (["--devices", "3"], "--batch-size", "it is 8; it must be a multiple of 3 replicas, as 9 is"),
     (["--devices", "3", "--batch-size", "9"], "--images", "it is 20; it must be a multiple of 3 replicas, as 21 is"),
+    (["--devices", "3"], "--batch-size", "so must the images, 20, as 21 is"),
     (["--devices", "8"], "--images", "it is 20; it must be a multiple of 8 replicas, as 16 is"),
     (
         ["--devices", "2", "--batch-per-replica", "15"],
         "--batch-per-replica",
-        "the batch of 2 replicas is 30; it must be at most the number of images, 20",
+        "the batch of 2 replicas is 30; it must be at most the number of images, 20, or 10 on each of 2 replicas",
     ),
     (["--devices", "2", "--loop", "fit"], "--loop", "2 replicas need the custom loop"),
     (

@@ -89,6 +89,8 @@ def test_on_a_gpu_its_name_and_driver_are_facts(monkeypatch: pytest.MonkeyPatch)
         ("common/measure/timing.py", True),
         ("common/proof/reference.py", True),
         ("common/process/row.py", True),
+        ("common/process/below/new.py", True),
+        ("torch_impl/below/new.py", True),
         ("common/cli/worker.py", True),
         ("torch_impl/model.py", True),
         ("tf_impl/model.py", False),
@@ -101,6 +103,7 @@ def test_our_own_code_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         shutil.copytree(ROOT / package, tmp_path / package)
     monkeypatch.setattr(setting_module, "_ROOT", tmp_path)
     before = describe_setting("torch", sys.executable, "cpu")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
     with (tmp_path / file).open("a") as code:
         code.write("# changed")
     assert (describe_setting("torch", sys.executable, "cpu") != before) is changes
