@@ -1,6 +1,7 @@
-"""Facts that both implementations share: configuration, data, weights, the clock, results and tables.
+"""What both implementations share: the facts of an experiment, and the instrument that measures and proves it.
 
-NumPy and the standard library only, so that either implementation can be taken along with this package alone
-(`table.py` and `progress.py`, which only the parent process imports, add tabulate and rich). What a framework
-*does* is never written here: each implementation stays a reference for its own.
+The folders stand in an order, config, experiment, measure, results, proof, process, show, cli, and each knows only
+those before it. NumPy, msgspec and the standard library are all that a row needs; what prints adds tabulate and rich,
+and what draws adds matplotlib and Jinja2. What a framework *does* is never written here: each implementation stays a
+reference for its own.
 """
