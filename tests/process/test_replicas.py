@@ -301,8 +301,8 @@ def gpus_of_a_replica() -> tuple[str, str]:
     ("device", "seen"),
     [
         ("auto", [("0", "4"), ("0", "7")]),
-        ("gpu", [("0", "4"), ("0", "7")]),
-        ("cpu", [("0", "4,7"), ("1", "4,7")]),
+        pytest.param("gpu", [("0", "4"), ("0", "7")], marks=pytest.mark.slow),
+        pytest.param("cpu", [("0", "4,7"), ("1", "4,7")], marks=pytest.mark.slow),
     ],
 )
 def test_a_replica_of_pytorch_sees_its_own_gpu_alone(

@@ -16,6 +16,12 @@ from tests.conftest import needs_tensorflow, needs_torch
 
 SHAPE = (9, 12, 3)
 
+# The fast set has one precision: that whose loss is scaled.
+FLOAT16_FIRST = [
+    "mixed_float16",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "mixed_bfloat16")),
+]
+
 
 def config(
     impl: SimpleNamespace, precision: str, compile: bool = False, loop: str = "custom", **settings: int
@@ -64,7 +70,7 @@ def test_a_loss_scale_that_has_grown_fails_no_check(impl: SimpleNamespace) -> No
     assert [check for check in complete.checks if not check.passed] == []
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", FLOAT16_FIRST)
 def test_the_same_run_twice_has_the_same_bits(impl: SimpleNamespace, precision: str) -> None:
     assert np.array_equal(losses(train(impl, precision)), losses(train(impl, precision)))
 
@@ -136,7 +142,7 @@ def test_events_report_every_epoch(impl: SimpleNamespace) -> None:
 
 @needs_tensorflow
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "XLA"])
-@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("float64", marks=pytest.mark.slow), *FLOAT16_FIRST])
 def test_fit_trains_the_same(tensorflow_impl: SimpleNamespace, precision: str, compile: bool) -> None:
     """The same losses, the same scales and the same weights in the end, bit for bit."""
     arrays: list[Arrays] = []
