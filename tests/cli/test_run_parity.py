@@ -130,7 +130,7 @@ def test_every_trained_row_says_how_far_it_is_from_the_limit_and_in_what_it_comp
 @needs_both
 def test_resume_keeps_what_is_finished(smoke_run: SimpleNamespace) -> None:
     arguments = ["--preset", "smoke", "--device", "cpu", "--precisions", "float32", "tf32"]
-    process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=20)
+    process = run_parity(*arguments, "--output", smoke_run.output, "--resume", "--quiet", timeout=100)
     assert process.returncode == 0, process.stderr
     resumed = json.loads((smoke_run.output / "results.json").read_text())
     rows, earlier = (
