@@ -56,7 +56,7 @@ class Precision(str, Enum):
         return self is Precision.MIXED_FLOAT16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Conv2D layers without activations between them, then Flatten, Dense(1) and a sigmoid.
 
@@ -83,7 +83,7 @@ class ModelConfig:
         return height - shrinkage, width - shrinkage, self.filters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DataConfig:
     """`images` random images of image_shape (H, W, C), uniform in [0, 1), with random labels in {0, 1}."""
 
@@ -97,7 +97,7 @@ class DataConfig:
             raise FieldError("seed", f"is {self.seed}; it must be 0 or larger")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Adam at Keras' defaults on binary cross-entropy; the batches are taken in the order of the data."""
 
@@ -112,7 +112,7 @@ class TrainConfig:
         _require_positive(self, "epochs", "batch_size", "learning_rate")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LossScaleConfig:
     """Dynamic loss scaling. torch starts at 2**16 by default, Keras at 2**15: both get these values explicitly."""
 
@@ -123,7 +123,7 @@ class LossScaleConfig:
         _require_positive(self, "initial_scale", "growth_interval")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExecutionConfig:
     """How a row runs. threads: CPU threads inside one operation, pinned because their number changes the bits.
 
@@ -159,7 +159,7 @@ class Mode(NamedTuple):
     replicas: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """One row: everything that decides what its process computes. `repeat` numbers equal rows of --repeats."""
 

@@ -41,7 +41,7 @@ FIRST_STEP = 0.02  # of where the memory model expects the end; doubled from the
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One process: whether a batch of this size trained within the memory, the most that it took, and its status."""
 
@@ -52,7 +52,7 @@ class Trial:
     peak_bytes: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LargestBatch:
     """One line of the table. batch_size: the largest that fits, 0 if none does; None where a trial failed otherwise."""
 
@@ -67,7 +67,7 @@ class LargestBatch:
         return self.config.row_id.removesuffix("-r0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """The whole of max_batch.json. memory_limit_bytes is None where the device's own memory is the limit."""
 

@@ -81,14 +81,14 @@ def add_experiment_options(parser: Parser) -> None:
     group.add_argument(
         "--learning-rate",
         type=positive_float,
-        default=TrainConfig.learning_rate,
+        default=TrainConfig().learning_rate,
         metavar="X",
         help="Adam's step size (default: %(default)s)",
     )
     group.add_argument(
         "--seed",
         type=natural_int,
-        default=DataConfig.seed,
+        default=DataConfig().seed,
         metavar="N",
         help="seed of the data and of the starting weights (default: %(default)s)",
     )
@@ -98,7 +98,7 @@ def add_experiment_options(parser: Parser) -> None:
     group.add_argument(
         "--collective-timeout",
         type=waiting_s,
-        default=ExecutionConfig.collective_timeout_s,
+        default=ExecutionConfig().collective_timeout_s,
         metavar="S",
         help="seconds that one replica waits for another (default: %(default)g)",
     )

@@ -63,7 +63,7 @@ class Operation(NamedTuple):
     bytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ceilings:
     """What the device reaches: bytes read and written in a large copy, and FLOPs in a large product."""
 
@@ -71,7 +71,7 @@ class Ceilings:
     matmul_flops_per_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
     """One step held to the hardware: floor_s is the least time it can take, times_floor how often that it took.
 

@@ -37,7 +37,7 @@ class MemoryReading:
     peak_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Memory of one row in bytes, as the article counts it.
 

@@ -17,7 +17,7 @@ INTERVAL_S = 0.1  # between two samples: short beside an epoch, long beside the 
 SLOWED_BY = {0x04: "the power limit", 0x20: "heat", 0x40: "heat", 0x80: "the power supply", 0x08: "a hardware slowdown"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GpuUse:
     """What one row took of the GPU, as the driver counts it; None or empty where the driver doesn't say.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepTimes:
     """Seconds a step over the steady epochs: median, 5th and 95th percentile, and how many epochs they rest on."""
 
@@ -17,7 +17,7 @@ class StepTimes:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Readings of one row, in seconds. The first epoch holds tracing, compiling and autotuning, so it is not steady.
 

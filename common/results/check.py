@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One comparison that was made. difference is None where it was not finite.
 
@@ -50,7 +50,7 @@ def worst_of_each_name(checks: Iterable[Check]) -> list[Check]:
     return list(worst.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PrecisionProbe:
     """Whether a row ran in the precision of its label; seen: for each kernel, the coarsest precision from it on."""
 

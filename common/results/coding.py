@@ -8,6 +8,8 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,13 +25,11 @@ LARGEST_JSON_BYTES = 2**27
 MOST_CONTAINERS = 10**6
 LARGEST_INT = 2**53
 
-# What a row in a file repeats of its config, for readers that look no deeper.
-COPIES = {
-    "framework": ("framework",),
-    "precision": ("precision",),
-    "compile": ("execution", "compile"),
-    "loop": ("execution", "loop"),
-}
+# What a row in a file repeats of its config, for readers that look no deeper; properties of a RowResult.
+COPIES = ("framework", "precision", "compile", "loop")
+
+# What can be a whole number, or have one in it; a row has thousands of other values.
+_WITH_INTS = (dict, list, int)
 
 # How schema 1 said why a run was compared no further.
 _ENDS_OF_BEFORE = {
@@ -54,21 +54,16 @@ def read_json(path: Path, kind: type[T]) -> T:
     content = read_plain(path, LARGEST_JSON_BYTES)
     if (containers := content.count(b"{") + content.count(b"[")) > MOST_CONTAINERS:
         raise ValueError(f"it has {containers:,} objects and lists; {MOST_CONTAINERS:,} are read at most")
-    try:
-        document = msgspec.json.decode(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply to be JSON of ours") from None
-    except msgspec.DecodeError as error:
-        raise ValueError(f"it is not JSON: {error}") from None
-    _require_small_numbers(document, kind.__name__)
-    document = _from_document(document, kind)
+    document = _parse(content)
+    if kind is Results:
+        document = _brought_up_to_date(document)
     try:
         value = msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         problem, at, place = str(error).rpartition(" - at ")
         named = place.strip("`") if at else kind.__name__
         raise ValueError(f"{named}: {problem or place:.200}") from None
-    _refuse_unknown(document, msgspec.to_builtins(value), "$")
+    _require_known(document, value, "$")
     return value
 
 
@@ -129,9 +124,9 @@ def _to_document(value: Any) -> Any:
     """What is written: as the dataclass, and each row with its copies first."""
     document = msgspec.to_builtins(value, enc_hook=_plain)
     if isinstance(value, RowResult):
-        return _with_copies(document)
+        return _with_copies(value, document)
     if isinstance(value, Results):
-        return {**document, "rows": [_with_copies(row) for row in document["rows"]]}
+        return {**document, "rows": list(map(_with_copies, value.rows, document["rows"]))}
     return document
 
 
@@ -144,51 +139,97 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
-def _with_copies(row: dict[str, Any]) -> dict[str, Any]:
-    return {**{name: _at(row["config"], path) for name, path in COPIES.items()}, **row}
+def _with_copies(row: RowResult, document: dict[str, Any]) -> dict[str, Any]:
+    """The row's document as a reader meets it: what it is, how it ended, then the rest."""
+    first = {name: getattr(row, name) for name in COPIES}
+    return {**first, "status": document["status"], "detail": document["detail"], **document}
 
 
-def _at(config: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
+def _parse(content: bytes) -> Any:
+    try:
+        document = msgspec.json.decode(content)
+        _require_exact_ints(document, "$")
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be JSON of ours") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    return document
 
 
-def _from_document(document: Any, kind: type) -> Any:
-    """The document as the dataclass has it: without copies, and with the checks of before as they are now."""
-    if kind is RowResult:
-        return _row_of(document, "$")
-    if kind is not Results or not isinstance(document, dict):
+def _require_exact_ints(document: Any, where: str) -> None:
+    """ValueError where a whole number is too large. msgspec itself refuses a float that is not finite."""
+    if isinstance(document, int):
+        if abs(document) > LARGEST_INT:
+            raise ValueError(f"{where} is {document!r:.80}; no such number is measured")
+    elif isinstance(document, dict):
+        for name, entry in document.items():
+            if isinstance(entry, _WITH_INTS):
+                _require_exact_ints(entry, f"{where}.{name}")
+    elif isinstance(document, list):
+        for index, entry in enumerate(document):
+            if isinstance(entry, _WITH_INTS):
+                _require_exact_ints(entry, f"{where}[{index}]")
+
+
+def _require_known(document: Any, value: Any, where: str) -> None:
+    """ValueError where the document has a field that its dataclass lacks, which msgspec passes over.
+
+    The copies in a row are no fields of it; one that differs from the row's config is refused as well.
+    """
+    kind: type = type(value)
+    if is_dataclass(kind):
+        if isinstance(value, RowResult):
+            _require_true_copies(document, value, where)
+        if unknown := document.keys() - _names_in_file(kind):
+            raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
+        for name, entry in document.items():
+            if isinstance(entry, (dict, list)):
+                _require_known(entry, getattr(value, name), f"{where}.{name}")
+    elif isinstance(value, list):
+        for index, (entry, made) in enumerate(zip(document, value, strict=True)):
+            if isinstance(entry, dict):
+                _require_known(entry, made, f"{where}[{index}]")
+
+
+@cache
+def _names_in_file(kind: Any) -> frozenset[str]:
+    """What an object of this dataclass may have in a file."""
+    copies = COPIES if kind is RowResult else ()
+    return frozenset([*(field.name for field in fields(kind)), *copies])
+
+
+def _require_true_copies(document: dict[str, Any], row: RowResult, where: str) -> None:
+    for name in COPIES:
+        original = getattr(row, name)
+        copy = document.get(name, original)
+        if (type(copy), copy) != (type(original), original):
+            raise ValueError(f"{where}.{name} is {copy!r:.80}; its config says {original!r:.80}")
+
+
+def _brought_up_to_date(document: Any) -> Any:
+    """The document of a results.json in today's schema; ValueError where it is of another than was ever written."""
+    if not isinstance(document, dict):
         return document
     version = document.get("schema_version")
     if type(version) is not int or version not in (1, SCHEMA_VERSION):
         raise ValueError(f"its schema_version is {version!r:.80}; this program reads 1 and {SCHEMA_VERSION}")
-    rows, parity = document.get("rows"), document.get("parity")
-    if isinstance(rows, list):
-        document["rows"] = [_row_of(row, f"$.rows[{index}]") for index, row in enumerate(rows)]
-    for entry in parity if isinstance(parity, list) else []:
-        _bring_up_to_date(entry)
+    if version == 1:
+        for holder in [*_list_in(document, "rows"), *_list_in(document, "parity")]:
+            for check in _list_in(holder, "checks"):
+                _replace_sentence(check)
     return {**document, "schema_version": SCHEMA_VERSION}
 
 
-def _row_of(row: Any, where: str) -> Any:
-    """The row without its copies; ValueError where one differs from the config."""
-    if not isinstance(row, dict):
-        return row
-    _bring_up_to_date(row)
-    for name, path in COPIES.items():
-        copy, original = row.get(name), _at(row.get("config"), path)
-        if name in row and (type(copy), copy) != (type(original), original):
-            raise ValueError(f"{where}.{name} is {copy!r:.80}; its config says {original!r:.80}")
-    return {name: entry for name, entry in row.items() if name not in COPIES}
+def _list_in(document: Any, name: str) -> list[Any]:
+    """The list of that name; none where the document is not as it must be, which is refused later, by name."""
+    found = document.get(name) if isinstance(document, dict) else None
+    return found if isinstance(found, list) else []
 
 
-def _bring_up_to_date(holder: Any) -> None:
-    """Turn the sentence that was a check's place in schema 1 into its facts, in every check of a row or an entry."""
-    checks = holder.get("checks") if isinstance(holder, dict) else None
-    for check in checks if isinstance(checks, list) else []:
-        if isinstance(check, dict) and isinstance(check.get("where"), str):
-            check.update(_facts_of_before(check.pop("where")))
+def _replace_sentence(check: Any) -> None:
+    """Turn the sentence that was a check's place in schema 1 into its facts."""
+    if isinstance(check, dict) and isinstance(check.get("where"), str):
+        check.update(_facts_of_before(check.pop("where")))
 
 
 def _facts_of_before(where: str) -> dict[str, Any]:
@@ -203,28 +244,3 @@ def _facts_of_before(where: str) -> dict[str, Any]:
     match = re.fullmatch(r"(.*), ((?:conv\d+|dense)/(?:kernel|bias))", place)
     what, tensor = match.groups() if match else (place, "")
     return {**facts, "what": what, "tensor": tensor, "dtype": dtype}
-
-
-def _require_small_numbers(document: Any, where: str) -> None:
-    if isinstance(document, dict):
-        for name, entry in document.items():
-            _require_small_numbers(entry, f"{where}.{name}")
-    elif isinstance(document, list):
-        for index, entry in enumerate(document):
-            _require_small_numbers(entry, f"{where}[{index}]")
-    elif isinstance(document, (int, float)) and not abs(document) <= (
-        LARGEST_INT if isinstance(document, int) else 1.8e308
-    ):
-        raise ValueError(f"{where} is {document!r:.80}; no such number is measured")
-
-
-def _refuse_unknown(document: Any, known: Any, where: str) -> None:
-    """ValueError where the document has a field that its dataclass lacks, which msgspec passes over."""
-    if isinstance(document, dict) and isinstance(known, dict):
-        if unknown := document.keys() - known.keys():
-            raise ValueError(f"{where} has an unknown field {min(unknown)!r:.80}")
-        for name, entry in document.items():
-            _refuse_unknown(entry, known[name], f"{where}.{name}")
-    elif isinstance(document, list):
-        for index, pair in enumerate(zip(document, known, strict=True)):
-            _refuse_unknown(*pair, f"{where}[{index}]")

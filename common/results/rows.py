@@ -41,7 +41,7 @@ class Status(str, Enum):
     __str__ = str.__str__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Training:
     """What was computed. Lists a step have one entry per batch; loss and accuracy are taken before the update.
 
@@ -69,7 +69,7 @@ class Arrays(NamedTuple):
     final_weights: Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Environment:
     """Where a row ran. manifest: what could tilt the comparison, one short line a fact."""
 
@@ -81,7 +81,7 @@ class Environment:
     manifest: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReplicaGroup:
     """Several replicas that trained one row; Timing.images_per_s is what all of them reach together.
 
@@ -100,7 +100,7 @@ class ReplicaGroup:
     weak_scaling_efficiency: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
@@ -144,7 +144,7 @@ class RowResult:
         return self.config.execution.loop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParityEntry:
     """The verdict on one precision and compile mode: the worst check of each name and framework, worst first."""
 
@@ -154,7 +154,7 @@ class ParityEntry:
     checks: list[Check]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Results:
     """The whole of results.json. earlier_commands: those whose rows a resumed run has taken over, oldest first."""
 

@@ -4,10 +4,11 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from common.results.coding import (
     write_arrays,
     write_json,
 )
-from common.results.rows import Arrays, Environment, Results, RowResult, Status, Training
+from common.results.rows import Arrays, Environment, ParityEntry, ReplicaGroup, Results, RowResult, Status, Training
 from common.show.words import place_of
 from tests.conftest import ROOT
 
@@ -209,7 +210,7 @@ def changed(path: Path, *keys: Any, value: Any) -> Path:
         (["framework"], "jax", r"\$.framework is 'jax'; its config says 'torch'"),
         (["timing", "total_s"], "3", r"\$.timing.total_s: Expected `float`, got `str`"),
         (["training", "loss", 1], [], r"\$.training.loss\[1\]: Expected `float \| null`, got `array`"),
-        (["config", "precision"], "half", r"\$.precision is 'mixed_float16'; its config says 'half'"),
+        (["config", "precision"], "half", r"\$.config.precision: Invalid enum value 'half'"),
         (["config", "execution", "device"], 1, r"\$.config.execution.device: Expected `str`"),
         (["config", "train", "epochs"], 0, "epochs is 0"),
         (["config", "train", "epochs"], 1.5, r"\$.config.train.epochs: Expected `int`, got `float`"),
@@ -258,6 +259,83 @@ def test_a_file_of_lists_alone_is_not_even_parsed(tmp_path: Path) -> None:
         read_json(tmp_path / "row.json", RowResult)
 
 
+@pytest.mark.parametrize("depth", [500, 2000, 20_000])
+def test_lists_in_lists_are_refused_however_deep(tmp_path: Path, depth: int) -> None:
+    """Deeper than Python's own stack, and less deep than msgspec would go."""
+    (tmp_path / "row.json").write_text(f'{{"config": {"[" * depth}{"]" * depth}}}')
+    with pytest.raises(ValueError, match=r"nested too deeply|\$.config: Expected `object`"):
+        read_json(tmp_path / "row.json", RowResult)
+
+
+CHECK = Check("C6 loss curve", 1.0, 2.0, True, steps=9, of_steps=16, end="chaos", rows=("torch", "tensorflow"))
+FULL = Results(
+    ["run_parity.py"],
+    {"cpu": "x"},
+    [replace(ROW, replicas=ReplicaGroup(2, 1, "nccl", 4, 8.0, [1, 1]), checks=[CHECK])],
+    [ParityEntry("mixed_float16", False, True, [CHECK])],
+)
+
+
+def objects_in(value: Any, document: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Each dataclass within a value, beside its object in the document."""
+    if is_dataclass(value):
+        yield type(value), document
+        for entry in fields(value):
+            yield from objects_in(getattr(value, entry.name), document[entry.name])
+    elif isinstance(value, list):
+        for pair in zip(value, document, strict=True):
+            yield from objects_in(*pair)
+
+
+def dataclasses_in(kind: Any) -> set[type]:
+    """Every dataclass that a file of this kind may hold."""
+    inner = get_type_hints(kind).values() if is_dataclass(kind) else get_args(kind)
+    return {kind for kind in [kind] if is_dataclass(kind)}.union(*map(dataclasses_in, inner))
+
+
+KINDS = sorted(dataclasses_in(Results), key=lambda kind: kind.__name__)
+
+
+def test_what_is_tried_holds_every_dataclass_of_a_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", FULL)
+    found = {kind for kind, _ in objects_in(FULL, json.loads((tmp_path / "results.json").read_text()))}
+    assert found == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_unknown_field_is_refused_in_every_dataclass(tmp_path: Path, kind: type) -> None:
+    write_json(tmp_path / "results.json", FULL)
+    document = json.loads((tmp_path / "results.json").read_text())
+    next(entry for found, entry in objects_in(FULL, document) if found is kind)["extra"] = 1
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"^\$[\w.\[\]]* has an unknown field 'extra'$"):
+        read_json(tmp_path / "results.json", Results)
+
+
+def test_the_sentence_of_before_is_refused_today(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", FULL)
+    document = json.loads((tmp_path / "results.json").read_text())
+    document["parity"][0]["checks"][0]["where"] = "all 16 steps"
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"\$.parity\[0\].checks\[0\] has an unknown field 'where'"):
+        read_json(tmp_path / "results.json", Results)
+
+
+def test_what_a_file_leaves_to_the_defaults_is_written_out(tmp_path: Path) -> None:
+    """msgspec writes what lies in an instance, and leaves a default to its class unless that has slots."""
+    (tmp_path / "row.json").write_text('{"config": {"framework": "torch", "precision": "float32"}, "status": "ok"}')
+    write_json(tmp_path / "row.json", read_json(tmp_path / "row.json", RowResult))
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert (row["loop"], row["compile"], row["key"]) == ("custom", False, None)
+    assert row["config"]["execution"]["devices"] == 1
+
+
+def test_a_copy_of_a_default_that_the_config_leaves_out_is_true(tmp_path: Path) -> None:
+    config = '{"framework": "torch", "precision": "float32", "execution": {}}'
+    (tmp_path / "row.json").write_text(f'{{"loop": "custom", "compile": false, "config": {config}, "status": "ok"}}')
+    assert read_json(tmp_path / "row.json", RowResult) == RowResult(RunConfig("torch", Precision.FLOAT32), Status.OK)
+
+
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "row.json").write_text("{}")
     with pytest.raises(ValueError, match="RowResult: Object missing required field `config`"):
@@ -272,7 +350,12 @@ def test_published_results_survive_being_written_anew(tmp_path: Path, file: Path
     results = read_json(file, Results)
     write_json(tmp_path / "results.json", results)
     assert read_json(tmp_path / "results.json", Results) == results
-    assert json.loads((tmp_path / "results.json").read_text())["schema_version"] == 2
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["schema_version"] == 2
+    for kind, document in objects_in(results, written):
+        assert {entry.name for entry in fields(kind)} <= set(document), kind
+    for before, now in zip(json.loads(file.read_text())["rows"], written["rows"], strict=True):
+        assert {**now, **before, "checks": []} == {**now, "checks": [], "config": before["config"]}
 
 
 PUBLISHED_BEFORE = [file for file in PUBLISHED if json.loads(file.read_text())["schema_version"] == 1]
