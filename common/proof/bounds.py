@@ -1,4 +1,4 @@
-"""Every check and every tolerance of the project, each with its reason.
+"""Every check and every tolerance of the proof, each with its reason; tests/tolerances.py has those of tests alone.
 
 The rule: each framework is bounded on its own against float64 (reference.py), never by "the difference of the two is
 less than their errors", which a mistake on one side would pass. Where a precision rounds to 16 bits, the bound is a
@@ -42,7 +42,6 @@ LOSS = 8.0
 # of 1e-6, and 2e-3 on those of 1e-3.
 ADAM_UPDATE = 5e-5
 
-
 # A whole training run in float32 or float64: rms of the loss difference over rms of the loss, between the frameworks or
 # between compiled and not. Measured: 6.7e-6, of which 6.4e-6 are Keras' beta_2; a wrong epsilon makes 7e-4.
 FLOAT32_TRAINING = 1e-4
@@ -63,18 +62,6 @@ HALF_A_SAMPLE = 0.5
 
 # The mean that an epoch reports, from its own steps' losses: only the roundings of a float64 sum.
 EPOCH_LOSS = 1e-12
-
-# Model.fit and our own loop call the same kernels in the same order.
-FIT_AGAINST_CUSTOM_LOOP = 0.0
-
-# Two replicas against one in float32: another order of summing, which training amplifies. Measured: 2e-6.
-REPLICAS_UPDATE = 1e-5
-
-# Not of parity: a ruler of memory reads whole pages, beside an interpreter that allocates as well.
-KNOWN_ALLOCATION = 0.1
-
-# Nor this: the memory model leaves out the workspaces of libraries and all that is small; 1.03 at most in results/h100.
-FOOTPRINT = 1.04
 
 
 @dataclass(frozen=True)

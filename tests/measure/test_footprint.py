@@ -6,10 +6,10 @@ import pytest
 
 from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.measure.footprint import fixed_bytes, largest_batch, largest_single_batch, sample_bytes
-from common.proof.bounds import FOOTPRINT
 from common.results.coding import read_json
 from common.results.rows import Results, RowResult
 from tests.conftest import ROOT
+from tests.tolerances import FOOTPRINT
 
 SHAPE = (3, 3, 1)
 FLOAT32 = RunConfig("torch", Precision.FLOAT32, DataConfig(10, SHAPE), ModelConfig(SHAPE, 5), TrainConfig(1, 4))

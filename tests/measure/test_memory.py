@@ -13,8 +13,8 @@ from common.measure.memory import (
     reset_host_peak,
     summarize_memory,
 )
-from common.proof.bounds import KNOWN_ALLOCATION
 from tests.conftest import run_python
+from tests.tolerances import KNOWN_ALLOCATION
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SIZE = 200 * 2**20

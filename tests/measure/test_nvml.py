@@ -11,8 +11,8 @@ import pytest
 
 from common.measure.hardware import has_gpu
 from common.measure.nvml import DeviceWatch, GpuUse, GpuWatch, watch_gpus
-from common.proof.bounds import KNOWN_ALLOCATION
 from tests.conftest import ROOT, needs_tensorflow, needs_torch
+from tests.tolerances import KNOWN_ALLOCATION
 
 PID = 7
 needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")

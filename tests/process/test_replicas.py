@@ -44,7 +44,6 @@ from common.process.replicas import (
     tf_configs,
 )
 from common.process.runner import find_efficiencies
-from common.proof.bounds import REPLICAS_UPDATE
 from common.proof.checks import check_replicas, joined, relative_error
 from common.proof.reference import exact, loss_and_gradients, round_to_float16
 from common.proof.runs import check_pair, check_pairs, check_run
@@ -54,6 +53,7 @@ from common.results.rows import Arrays, RowResult, Status, Training, describe_re
 from common.show.words import rows_of
 from tests.conftest import needs_both, needs_tensorflow, needs_torch
 from tests.fakes import patched_worker
+from tests.tolerances import REPLICAS_UPDATE
 
 SHAPE = (12, 12, 3)
 FRAMEWORKS = [pytest.param("torch", marks=needs_torch), pytest.param("tensorflow", marks=needs_tensorflow)]

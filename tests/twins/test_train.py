@@ -9,10 +9,11 @@ import pytest
 from common.config import DataConfig, ExecutionConfig, LossScaleConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.measure.hardware import Unsupported
 from common.process.recorder import OnArrays
-from common.proof.bounds import FIT_AGAINST_CUSTOM_LOOP, FLOAT32_TRAINING
+from common.proof.bounds import FLOAT32_TRAINING
 from common.proof.runs import complete_checks
 from common.results.rows import Arrays, RowResult, Status
 from tests.conftest import needs_tensorflow, needs_torch
+from tests.tolerances import FIT_AGAINST_CUSTOM_LOOP
 
 SHAPE = (9, 12, 3)
 
