@@ -32,8 +32,6 @@ from common.results.rows import RowResult, Status, Training
 
 # What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
 LARGEST_RUN_FLOPS = 1e11
-
-
 LARGEST_STEP_FLOPS = 2e12
 
 

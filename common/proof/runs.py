@@ -1,6 +1,6 @@
 """The run itself held to the reference: C6, each row against float64, and C8, two rows that train the same.
 
-The probe (parity.py) proves single steps on a small model; this follows the training that the table shows. Training is
+The probe (checks.py) proves single steps on a small model; this follows the training that the table shows. Training is
 a long chain of roundings, each of which the next steps amplify, so a comparison ends where that has gone too far to say
 anything, and names the step.
 """
@@ -13,11 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.config import (
-    FRAMEWORKS,
-    Precision,
-    RunConfig,
-)
+from common.config import FRAMEWORKS, Precision, RunConfig
 from common.experiment.weights import Weights, draw_weights
 from common.proof.bounds import (
     ACCURACY,
@@ -57,7 +53,7 @@ from common.proof.course import (
     running_rms,
     training_of,
 )
-from common.results.check import Check, worst_first, worst_of_each_name
+from common.results.check import Check, End, worst_first, worst_of_each_name
 from common.results.rows import Arrays, ParityEntry, RowResult, Training, times
 
 ArraysOf = Callable[[RowResult], Arrays]
@@ -203,7 +199,7 @@ class _Extent(NamedTuple):
 
     steps: int
     of_steps: int
-    end: str = ""
+    end: End = ""
 
 
 def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> _Extent:
@@ -216,7 +212,13 @@ def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> _
     finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
     known = _horizon(course.error, course.loss, row.config.precision)
     chaos = max(min(2, finite), known)  # the first update in any case
-    ends = ((steps, ""), (course.limit, "ruler"), (parting, "skip"), (overflow, "not_finite"), (chaos, "chaos"))
+    ends: tuple[tuple[int, End], ...] = (
+        (steps, ""),
+        (course.limit, "ruler"),
+        (parting, "skip"),
+        (overflow, "not_finite"),
+        (chaos, "chaos"),
+    )
     least, end = min(ends, key=lambda choice: choice[0])
     return _Extent(least, steps, end)
 

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+# Why a run was compared no further; "" where all of it was.
+End = Literal["", "chaos", "skip", "not_finite", "ruler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,9 +14,9 @@ class Check:
     """One comparison that was made. difference is None where it was not finite.
 
     what: the case, batch, epoch or setting that was compared, and tensor the weight in it. dtype: the type that can't
-    hold the tensor's values, where that was the question. steps of of_steps: how much of a run was compared; where that
-    is not all, end says why: "chaos", "skip", "not_finite" or "ruler". rows: the rows that an entry of the parity table
-    has the check from, as "torch fit" or "torch x2"; a row's own checks leave it out.
+    hold the tensor's values, where that was the question. steps of of_steps: how much of a run was compared, and end:
+    why no more. rows: the rows that an entry of the parity table has the check from, as "torch fit" or "torch x2"; a
+    row's own checks leave it out.
     """
 
     name: str
@@ -24,7 +28,7 @@ class Check:
     dtype: str = ""
     steps: int | None = None
     of_steps: int | None = None
-    end: str = ""
+    end: End = ""
     rows: tuple[str, ...] = ()
 
     @property

@@ -1,9 +1,9 @@
 """A check's facts in words: whose it is, and what was compared."""
 
-from common.results.check import Check
+from common.results.check import Check, End
 
 # Why a run was compared no further.
-ENDS = {
+ENDS: dict[End, str] = {
     "chaos": "then chaos",
     "skip": "then one alone skips",
     "not_finite": "then a loss that is not finite",
@@ -28,7 +28,7 @@ def extent_of(check: Check) -> str:
         return check.what
     if not check.end:
         return f"all {check.of_steps} steps"
-    return f"{check.steps} of {check.of_steps} steps, {ENDS.get(check.end, check.end)}"
+    return f"{check.steps} of {check.of_steps} steps, {ENDS[check.end]}"
 
 
 def _compared(check: Check) -> str:

@@ -24,7 +24,7 @@ from common.experiment.weights import Weights, draw_weights
 from common.proof import course as course_module
 from common.proof.bounds import rules_of_worker
 from common.proof.checks import check_case
-from common.proof.course import certainty, follow_scale
+from common.proof.course import certainty, course_of, follow_scale
 from common.proof.probe import draw_cases
 from common.proof.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
 from common.proof.runs import check_pairs, check_run, complete_checks
@@ -250,6 +250,24 @@ def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPat
 def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
     assert "C6 loss curve" not in checks_of(*train("torch", "float32"))
+
+
+def test_rows_that_compute_the_same_share_the_reference() -> None:
+    """Whoever trains them, and however often; what changes a bit of it does not share."""
+    row, _ = train("torch", "float32")
+    alike = [
+        replace(row, config=replace(row.config, framework="tensorflow")),
+        replace(row, config=replace(row.config, repeat=2)),
+        replace(row, config=replace(row.config, execution=ExecutionConfig("gpu", compile=True, threads=4))),
+    ]
+    others = [
+        replace(row, config=replace(row.config, execution=ExecutionConfig("cpu", devices=2))),
+        replace(row, config=replace(row.config, precision=Precision.TF32)),
+        replace(row, config=replace(row.config, train=replace(row.config.train, learning_rate=2e-3))),
+    ]
+    course = course_of(row, [])
+    assert all(course_of(same, []) is course for same in alike)
+    assert not any(course_of(other, []) is course for other in others)
 
 
 def test_checks_of_an_earlier_look_are_replaced() -> None:

@@ -312,6 +312,15 @@ def test_an_unknown_field_is_refused_in_every_dataclass(tmp_path: Path, kind: ty
         read_json(tmp_path / "results.json", Results)
 
 
+def test_an_end_that_no_run_has_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", FULL)
+    document = json.loads((tmp_path / "results.json").read_text())
+    document["rows"][0]["checks"][0]["end"] = "boredom"
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"\$.rows\[0\].checks\[0\].end: Invalid enum value 'boredom'"):
+        read_json(tmp_path / "results.json", Results)
+
+
 def test_the_sentence_of_before_is_refused_today(tmp_path: Path) -> None:
     write_json(tmp_path / "results.json", FULL)
     document = json.loads((tmp_path / "results.json").read_text())
