@@ -34,10 +34,9 @@ def test_where(check: Check, words: str) -> None:
     assert place_of(check) == words
 
 
-@pytest.mark.parametrize(("check", "words"), PLACES, ids=[words for _, words in PLACES])
+@pytest.mark.parametrize(("check", "words"), [(check, words) for check, words in PLACES if check.of_steps])
 def test_the_parts_make_the_whole(check: Check, words: str) -> None:
-    if check.of_steps is not None:
-        assert words == ": ".join(filter(None, [rows_of(check), extent_of(check)]))
+    assert words == ": ".join(filter(None, [rows_of(check), extent_of(check)]))
 
 
 def test_every_end_has_words() -> None:
