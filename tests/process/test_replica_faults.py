@@ -24,7 +24,7 @@ import pytest
 
 from common.config import ExecutionConfig
 from common.process import launch as launch_module
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.process.replicas import Raised, failure_of
 from common.results.rows import Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
@@ -119,7 +119,7 @@ def test_a_rank_that_is_slow_to_end_without_training(framework: str, tmp_path: P
 def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
     late = tmp_path / "late"
     python = patched_worker(tmp_path, SLOW_END.format(late=str(late)))
-    row = launch_row(config_of(framework), python, tmp_path / "rows" / "row", 60, lambda event: None)
+    row = launch_row(Job(config_of(framework), python, tmp_path / "rows" / "row", 60), lambda event: None)
     assert late.exists()
     assert (row.status, row.detail) == (Status.OK, "")
 

@@ -33,7 +33,7 @@ from common.experiment.data import block, draw_data
 from common.experiment.weights import draw_weights, weight_shapes
 from common.measure.hardware import Unsupported
 from common.measure.timing import StepTimes, Timing
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.process.replicas import (
     LAUNCHER_VARIABLES,
     behind,
@@ -104,7 +104,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     @cache
     def train(config: RunConfig, patch: str = "") -> tuple[RowResult, Arrays]:
         folder = tmp_path_factory.mktemp("worker")
-        row = launch_row(config, patched_worker(folder, patch), folder / "rows" / "row", 100.0, lambda event: None)
+        row = launch_row(Job(config, patched_worker(folder, patch), folder / "rows" / "row", 100.0), lambda event: None)
         assert row.training, row.detail
         return row, read_arrays(arrays_file(folder / "rows" / "row"), weight_shapes(config.model))
 
@@ -199,7 +199,7 @@ def test_with_the_stock_optimizer_one_waits_for_the_other(tmp_path: Path) -> Non
     two = config("tensorflow", Precision.MIXED_FLOAT16, 2)
     two = replace(two, execution=replace(two.execution, collective_timeout_s=4))
     python = patched_worker(tmp_path, OVERFLOW + STOCK)
-    row = launch_row(two, python, tmp_path / "rows" / "row", 100.0, lambda event: None)
+    row = launch_row(Job(two, python, tmp_path / "rows" / "row", 100.0), lambda event: None)
     assert row.status is Status.CRASHED
     assert "did not answer within 4 s" in row.detail
 
