@@ -36,10 +36,10 @@ from common.measure.timing import StepTimes, Timing
 from common.process.launch import Job, launch_row
 from common.process.replicas import (
     LAUNCHER_VARIABLES,
-    behind,
     devices_and_hosts,
+    explain_timeout,
+    find_awaited,
     is_chief,
-    stuck,
     task_index,
     tf_configs,
 )
@@ -251,13 +251,13 @@ def test_the_reference_stores_each_replicas_gradients() -> None:
 def test_the_one_that_has_entered_the_fewest_collectives_is_waited_for(
     entered: list[int], waited_for: list[int]
 ) -> None:
-    assert behind(entered) == waited_for
+    assert find_awaited(entered) == waited_for
 
 
 def test_once_the_time_is_over_it_is_named_by_its_rank() -> None:
     """Of the second of two hosts with two replicas each."""
-    assert str(stuck([4, 3], first=2)) == "rank 3 did not answer"
-    assert str(stuck([4, 4], first=2)) == "no replica kept the others waiting"
+    assert str(explain_timeout([4, 3], first=2)) == "rank 3 did not answer"
+    assert str(explain_timeout([4, 4], first=2)) == "no replica kept the others waiting"
 
 
 def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
