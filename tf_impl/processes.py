@@ -48,7 +48,7 @@ WATCH_S = 1.0  # between two looks at how far each has come
 class _Ended(NamedTuple):
     """How a replica's process ended: with its row, or with what it raised, or with neither.
 
-    waited: it ended because another did, or was waited for in vain. said: what TensorFlow then said.
+    waited: it ended because another had, or had not answered in time. said: what TensorFlow then said.
     """
 
     row: RowResult | None = None
@@ -76,7 +76,7 @@ def run_replicas(
 ) -> RowResult:
     """What run returns for the replica of the lowest rank here, of config.execution.devices processes.
 
-    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or does not answer in time.
     """
     context = multiprocessing.get_context("spawn")
     entered = context.RawArray(c_longlong, config.execution.devices)

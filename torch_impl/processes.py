@@ -47,7 +47,7 @@ def run_replicas(
 ) -> RowResult:
     """What run returns for the replica of rank 0, of config.execution.devices processes.
 
-    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain, and Unsupported
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or does not answer in time, and Unsupported
     where there are fewer GPUs.
     """
     on_gpus = uses_gpu(config.execution.device, config.execution.devices)
