@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 LONGEST_REASON = 300  # characters
+LONGEST_FACT = 40  # characters that are shown of it
 
 
 def printable(text: str) -> str:
@@ -56,6 +57,3 @@ def show(text: str) -> bool:
         say(f"the tables can't be printed: {error.strerror}")
         return False
     return True
-
-
-LONGEST_FACT = 40  # characters that are shown of it

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from common.config import ExecutionConfig, Precision
 from common.experiment.data import block, short_fingerprint
-from common.process.replicas import ReplicaFailed, one_silent, silent, task_index
+from common.process.replicas import ReplicaFailed, blame, blame_one_of, task_index
 from common.results.rows import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
@@ -183,6 +183,6 @@ def _silence(message: str, execution: ExecutionConfig) -> ReplicaFailed:
     # After the node that failed, and where in our code it was made.
     failed = re.search(r"(?:\}\} |stack traces unavailable>\n|  File .*\n\n)(?! )(.*)", message)
     said = failed[1] if failed else message.partition("\n")[0]
-    say = silent if named and named != others else one_silent
+    say = blame if named and named != others else blame_one_of
     words = say(sorted(named or others), execution.collective_timeout_s)
     return ReplicaFailed(Status.CRASHED, f"{words}: {said}", said)

@@ -28,13 +28,14 @@ from common.process.recorder import OnArrays, OnEvent
 from common.process.replicas import (
     Raised,
     ReplicaFailed,
-    behind,
-    end_of,
-    failure_of,
-    one_silent,
-    ranks,
-    silent,
-    stuck,
+    blame,
+    blame_one_of,
+    describe_exception,
+    describe_exit,
+    explain_failure,
+    explain_silence,
+    explain_timeout,
+    find_awaited,
     tf_configs,
 )
 from common.results.rows import RowResult, Status
@@ -47,7 +48,7 @@ WATCH_S = 1.0  # between two looks at how far each has come
 class _Ended(NamedTuple):
     """How a replica's process ended: with its row, or with what it raised, or with neither.
 
-    waited: it ended because another did, or was waited for in vain. said: what TensorFlow then said.
+    waited: it ended because another had, or had not answered in time. said: what TensorFlow then said.
     """
 
     row: RowResult | None = None
@@ -56,13 +57,26 @@ class _Ended(NamedTuple):
     waited: bool = False
     said: str = ""
 
+    @property
+    def was_aborted(self) -> bool:
+        """As TensorFlow may end when it gives up waiting."""
+        return self.exit_code in (-signal.SIGABRT, -signal.SIGSEGV)
+
+
+class _Replica(NamedTuple):
+    """What is known of a replica once another has failed. end: None where it hangs. entered: so many collectives."""
+
+    rank: int
+    entered: int
+    end: _Ended | None
+
 
 def run_replicas(
     config: RunConfig, on_event: OnEvent, on_arrays: OnArrays | None, monitors: Monitors = NO_MONITORS
 ) -> RowResult:
     """What run returns for the replica of the lowest rank here, of config.execution.devices processes.
 
-    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain.
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or does not answer in time.
     """
     context = multiprocessing.get_context("spawn")
     entered = context.RawArray(c_longlong, config.execution.devices)
@@ -78,12 +92,11 @@ def run_replicas(
             theirs.close()  # else its end would never show
         with _asked_to_end(entered, min(processes)):
             ended = _wait_for(connections, processes, entered, config.execution.collective_timeout_s)
-        failed = {rank: end for rank, end in ended.items() if end.row is None}
-        if failed:
-            hanging = sorted(processes.keys() - ended.keys())
-            ahead = [rank for rank, count in zip(processes, entered, strict=True) if count > min(entered)]
+        if any(end.row is None for end in ended.values()):
+            ranks = [*ended, *sorted(processes.keys() - ended.keys())]
+            replicas = [_Replica(rank, entered[rank - min(processes)], ended.get(rank)) for rank in ranks]
             elsewhere = sorted(set(range(config.execution.replicas)) - processes.keys())
-            raise _find_cause(failed, hanging, ahead, elsewhere, config.execution.collective_timeout_s)
+            raise _find_cause(replicas, elsewhere, config.execution.collective_timeout_s)
         for process in processes.values():
             process.join(GRACE_S)
     finally:
@@ -115,8 +128,7 @@ def _replica(
         end = _Ended(run(config, on_event, on_arrays, monitors._replace(on_collective=count)))
     except Exception as error:
         traceback.print_exc()
-        kind = "ImportError" if isinstance(error, ImportError) else type(error).__name__
-        end = _Ended(raised=Raised(kind, str(error).partition("\n")[0]))
+        end = _Ended(raised=describe_exception(error))
         if isinstance(error, ReplicaFailed):
             end = end._replace(waited=True, said=error.said)
     connection.send(end)
@@ -143,7 +155,7 @@ def _asked_to_end(entered: "Array[c_longlong]", first: int) -> Iterator[None]:
     """Raise ReplicaFailed in the block when SIGTERM comes: the row's time is over."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise stuck(list(entered), first)
+        raise explain_timeout(list(entered), first)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -173,9 +185,9 @@ def _wait_for(
             break
         if reached != list(entered):
             reached, since_s = list(entered), time.monotonic()
-        elif behind(reached) and not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
-            slow = [min(processes) + number for number in behind(reached)]
-            raise ReplicaFailed(Status.CRASHED, silent(slow, timeout_s))
+        elif find_awaited(reached) and not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
+            slow = [min(processes) + number for number in find_awaited(reached)]
+            raise ReplicaFailed(Status.CRASHED, blame(slow, timeout_s))
         for connection in ready:
             assert isinstance(connection, Connection)
             rank = connections[connection]
@@ -194,25 +206,20 @@ def _end_of(connection: Connection, process: BaseProcess) -> _Ended:
         return _Ended(exit_code=process.exitcode)
 
 
-def _find_cause(
-    failed: dict[int, _Ended], hanging: Sequence[int], ahead: Sequence[int], elsewhere: Sequence[int], timeout_s: float
-) -> ReplicaFailed:
-    """From how replicas ended, by rank in the order of their ends, who hangs, and who was ahead of others.
+def _find_cause(replicas: Sequence[_Replica], elsewhere: Sequence[int], timeout_s: float) -> ReplicaFailed:
+    """Who is at fault, among the replicas of this host in the order of their ends.
 
     elsewhere: the ranks of other hosts. Where all of this one have waited, it is one of those; TensorFlow's words may
     name one that waited too.
     """
-
-    def was_aborted(rank: int) -> bool:
-        return failed[rank].exit_code in (-signal.SIGABRT, -signal.SIGSEGV)
-
-    rank = min(failed, key=lambda rank: (failed[rank].waited, was_aborted(rank)))
-    end = failed[rank]
-    if not end.waited and not (was_aborted(rank) and hanging and rank in ahead):
-        return failure_of(rank, end.exit_code, end.raised)
-    message, said = end.raised.words, end.said or end_of(end.exit_code)
+    hanging = [replica.rank for replica in replicas if replica.end is None]
+    least = min(replica.entered for replica in replicas)
+    failed = [(replica, replica.end) for replica in replicas if replica.end and replica.end.row is None]
+    replica, end = min(failed, key=lambda pair: (pair[1].waited, pair[1].was_aborted))
+    if not end.waited and not (end.was_aborted and hanging and replica.entered > least):
+        return explain_failure(replica.rank, end.exit_code, end.raised)
+    said = end.said or describe_exit(end.exit_code)
     if hanging:
-        message = f"{silent(hanging, timeout_s)}; {ranks([rank])}, which waited, ended with {said}"
-    elif elsewhere:
-        message = f"{one_silent(elsewhere, timeout_s)}: {said}"
+        return explain_silence(hanging, timeout_s, replica.rank, said)
+    message = f"{blame_one_of(elsewhere, timeout_s)}: {said}" if elsewhere else end.raised.words
     return ReplicaFailed(Status.CRASHED, message)

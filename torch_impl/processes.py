@@ -13,16 +13,28 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import Array, c_longlong
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.config import RunConfig
 from common.process.monitor import NO_MONITORS, Monitors
 from common.process.recorder import OnArrays, OnEvent
-from common.process.replicas import STATUSES, Raised, ReplicaFailed, behind, end_of, failure_of, ranks, silent, stuck
+from common.process.replicas import (
+    Raised,
+    ReplicaFailed,
+    describe_exception,
+    describe_exit,
+    explain_failure,
+    explain_silence,
+    explain_timeout,
+    find_awaited,
+)
+from common.results.coding import read_json, write_json
 from common.results.rows import RowResult, Status
 from torch_impl.device import uses_gpu
 
@@ -35,7 +47,7 @@ def run_replicas(
 ) -> RowResult:
     """What run returns for the replica of rank 0, of config.execution.devices processes.
 
-    Raises ReplicaFailed, with the rank, where one of them raises, is killed or is waited for in vain, and Unsupported
+    Raises ReplicaFailed, with the rank, where one of them raises, is killed or does not answer in time, and Unsupported
     where there are fewer GPUs.
     """
     on_gpus = uses_gpu(config.execution.device, config.execution.devices)
@@ -43,7 +55,7 @@ def run_replicas(
         multiprocessing.get_context("spawn").RawArray(c_longlong, config.execution.devices) for _ in range(2)
     )
     threading.Thread(target=_end_late_replicas, args=(ended_well,), daemon=True).start()
-    logs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     launch = elastic_launch(
         LaunchConfig(
             min_nodes=1,
@@ -54,26 +66,31 @@ def run_replicas(
             rdzv_endpoint="localhost:0",
             local_addr="localhost",  # a host's name need not be one that is resolved
             max_restarts=0,
-            logs_specs=DefaultLogsSpecs(logs.name),
+            logs_specs=DefaultLogsSpecs(scratch.name),
             # Each sees its GPU alone, as the first: torch.compile keeps the kernels that it has chosen under the GPU's
             # number, so that otherwise each would choose anew what another, or a run of one, has chosen before.
             virtual_local_rank=on_gpus,
         ),
         _replica,
     )
-    try:
-        with logs:
-            rows: dict[int, RowResult] = launch(entered, ended_well, config, on_event, on_arrays, monitors)
-    except ChildFailedError as error:
-        raise _find_cause(*error.get_first_failure(), list(entered), config.execution.collective_timeout_s) from error
-    except SignalException as error:
-        if error.sigval is signal.SIGINT:
-            raise KeyboardInterrupt from error
-        raise stuck(list(entered)) from error
+    with scratch:
+        folder = Path(scratch.name)
+        try:
+            rows: dict[int, RowResult] = launch(folder, entered, ended_well, config, on_event, on_arrays, monitors)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            timeout_s = config.execution.collective_timeout_s
+            cause = _find_cause(rank, failure.exitcode, _read_raised(folder, rank), list(entered), timeout_s)
+            raise cause from error
+        except SignalException as error:
+            if error.sigval is signal.SIGINT:
+                raise KeyboardInterrupt from error
+            raise explain_timeout(list(entered)) from error
     return rows[0]
 
 
 def _replica(
+    folder: Path,
     entered: "Array[c_longlong]",
     ended_well: "Array[c_longlong]",
     config: RunConfig,
@@ -81,18 +98,20 @@ def _replica(
     on_arrays: OnArrays | None,
     monitors: Monitors,
 ) -> RowResult:
-    from torch_impl.run import run
-
     rank = int(os.environ["RANK"])
 
     def count() -> None:
         entered[rank] += 1
 
     try:
+        from torch_impl.run import run
+
         row = run(config, on_event, on_arrays, monitors._replace(on_collective=count))
         ended_well[rank] = True
         return row
-    except Exception:
+    except Exception as error:
+        with suppress(OSError):  # a full disk costs the words alone
+            write_json(_raised_file(folder, rank), describe_exception(error))
         if entered[rank] > min(entered):
             time.sleep(SETTLE_S)
         raise
@@ -112,20 +131,24 @@ def _end_late_replicas(ended_well: "Array[c_longlong]") -> None:
         replica.kill()
 
 
-def _find_cause(rank: int, failure: ProcessFailure, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
-    """From the replica that ended first, and from how far each had come."""
-    raised = _raised(failure)
-    was_aborted = failure.exitcode in (1, -signal.SIGABRT)  # raised, or ended by NCCL
-    has_waited = entered[rank] > min(entered) and raised.kind not in STATUSES
-    if was_aborted and has_waited:
-        waited = f"{ranks([rank])}, which waited, ended with {str(raised) or end_of(failure.exitcode)}"
-        return ReplicaFailed(Status.CRASHED, f"{silent(behind(entered), timeout_s)}; {waited}")
-    return failure_of(rank, failure.exitcode, raised)
+def _raised_file(folder: Path, rank: int) -> Path:
+    return folder / f"raised-{rank}.json"
 
 
-def _raised(failure: ProcessFailure) -> Raised:
-    """What the replica raised, which PyTorch's agent hands over as one text: 'RuntimeError: no more'."""
-    if failure.exitcode < 0 or not isinstance(failure.message, dict):
+def _read_raised(folder: Path, rank: int) -> Raised:
+    """What the replica has raised, in its own words: PyTorch's agent hands over one text made of them."""
+    try:
+        return read_json(_raised_file(folder, rank), Raised)
+    except (OSError, ValueError):
         return Raised()
-    kind, _, words = str(failure.message["message"]).partition("\n")[0].partition(": ")
-    return Raised(kind, words)
+
+
+def _find_cause(rank: int, exit_code: int, raised: Raised, entered: Sequence[int], timeout_s: float) -> ReplicaFailed:
+    """Who is at fault, from the replica that ended first, and from how far each had come."""
+    if exit_code < 0:
+        raised = Raised()  # a signal ended it, whatever it had raised before
+    was_aborted = exit_code in (1, -signal.SIGABRT)  # raised, or ended by NCCL
+    if was_aborted and raised.status is Status.CRASHED and entered[rank] > min(entered):
+        said = str(raised) or describe_exit(exit_code)
+        return explain_silence(find_awaited(entered), timeout_s, rank, said)
+    return explain_failure(rank, exit_code, raised)

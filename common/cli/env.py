@@ -19,7 +19,7 @@ from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunCo
 from common.measure.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
 from common.process.install import extra_command
 from common.process.interrupts import Interrupts
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.results.rows import RowResult, Status
 from common.show.table import draw_table, log_tails, manifest_table
 from common.text import printable, show
@@ -60,9 +60,8 @@ def describe(framework: str, python: str, device: str, folder: Path, interrupts:
     """A row of this framework that says where it would run, in `environment`, or why it would not."""
     execution = ExecutionConfig(device, threads=available_cores())
     config = RunConfig(framework, Precision.FLOAT32, execution=execution)
-    return launch_row(
-        config, python, folder / "rows" / framework, LONGEST_S, lambda event: None, interrupts, ["--describe"]
-    )
+    job = Job(config, python, folder / "rows" / framework, LONGEST_S, ["--describe"])
+    return launch_row(job, lambda event: None, interrupts)
 
 
 def verdict(row: RowResult, precision: Precision) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from common.config import Precision, RunConfig
 from common.measure.footprint import largest_single_batch
 from common.measure.nvml import free_gpu_memory
 from common.process.interrupts import Interrupts
-from common.process.launch import launch_undisturbed
+from common.process.launch import Job, launch_undisturbed
 from common.process.session import Session
 from common.results.coding import arrays_file, read_json, write_json
 from common.results.files import require_folder
@@ -199,9 +199,9 @@ def _try(
         data=replace(config.data, images=size),
         train=replace(config.train, batch_size=size, epochs=2),
     )
-    python = session.pythons[config.framework]
     place = folder / "rows" / f"{config.row_id}-b{size}"
-    row = launch_undisturbed(trial, python, place, session.timeout_s, lambda event: None, interrupts)
+    job = Job(trial, session.pythons[config.framework], place, session.timeout_s)
+    row = launch_undisturbed(job, lambda event: None, interrupts)
     with suppress(OSError, ValueError):
         require_folder(place)
         arrays_file(place).unlink()  # nobody compares them

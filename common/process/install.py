@@ -1,5 +1,6 @@
 """What is missing, and the command that adds it."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -8,15 +9,20 @@ _CONSTRAINTS = _ROOT / "constraints.txt"  # of a checkout; an installed package 
 
 
 def install_command(framework: str, python: str) -> str:
-    """What adds the framework to the interpreter `python`, with all that a worker needs, as it was measured here."""
+    """What adds the framework to the interpreter `python`.
+
+    It installs this package with the framework's extra: a worker also needs what the package depends on.
+    """
     return extra_command(framework, python)
 
 
 def extra_command(extra: str, python: str) -> str:
     """What adds the packages of one of our extras to the interpreter `python`."""
     if _CONSTRAINTS.exists():
-        return f"{python} -m pip install -c {_CONSTRAINTS} -e '{_ROOT}[{extra}]'"
-    return f"{python} -m pip install 'mixed-precision-parity[{extra}]'"
+        words = ["-c", str(_CONSTRAINTS), "-e", f"{_ROOT}[{extra}]"]
+    else:
+        words = [f"mixed-precision-parity[{extra}]"]
+    return shlex.join([python, "-m", "pip", "install", *words])
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> str:

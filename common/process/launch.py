@@ -15,12 +15,12 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.config import RunConfig
 from common.experiment.weights import weight_shapes
@@ -44,63 +44,90 @@ LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the 
 # How the log of a worker ends whose interpreter lacks what every row needs.
 WITHOUT_PACKAGES = tuple(f"ModuleNotFoundError: No module named '{name}'" for name in ("numpy", "msgspec"))
 
-Launch = Callable[[RunConfig, str, Path, float, OnEvent, Interrupts], RowResult]
-
 _ROOT = Path(__file__).resolve().parents[2]
 
 # What the last lines of the log are kept of.
 _FAILED = (Status.CRASHED, Status.KILLED, Status.NO_RESULT, Status.IMPORT_ERROR, Status.OOM, Status.TIMEOUT)
 
 
-def launch_row(
-    config: RunConfig,
-    python: str,
-    folder: Path,
-    timeout_s: float,
-    on_event: OnEvent,
-    interrupts: Interrupts | None = None,
-    further: Sequence[str] = (),
-) -> RowResult:
-    """Train one row in a fresh process of the interpreter `python`; files go to `folder`, which is made.
+@dataclass(frozen=True)
+class Job:
+    """One row to be run: by which interpreter, in which folder, and for how long. further: more of its arguments."""
+
+    config: RunConfig
+    python: str
+    folder: Path
+    timeout_s: float
+    further: Sequence[str] = ()
+
+
+Launch = Callable[[Job, OnEvent, Interrupts], RowResult]
+
+
+def launch_row(job: Job, on_event: OnEvent, interrupts: Interrupts | None = None) -> RowResult:
+    """Train one row in a fresh process; its folder is made.
 
     Always returns a row: what goes wrong becomes its status. The first signal that `interrupts` receives ends the
-    worker. `further` are more arguments for it.
+    worker.
     """
-    interrupts, expired, run_id = interrupts or Interrupts(), threading.Event(), secrets.token_hex(8)
+    interrupts, run_id = interrupts or Interrupts(), secrets.token_hex(8)
     try:
-        log = _prepare(folder, config)
+        log = _prepare(job.folder, job.config)
     except (OSError, ValueError) as error:
-        return RowResult(config, Status.NO_RESULT, f"{folder} can't be written: {error}; give another --output")
-    files = ["--config", _absolute(folder, "config.json"), "--result", _absolute(folder, "result.json")]
-    command = [python, "-m", MODULES[config.framework], *files, "--run-id", run_id, *further]
+        return RowResult(job.config, Status.NO_RESULT, f"{job.folder} can't be written: {error}; give another --output")
     with closing(log):
         try:
-            with _Worker(command) as worker, ExitStack() as running:
-                gpu = running.enter_context(_gpu(config, worker.pid))
-                running.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
-                running.enter_context(_deadline(timeout_s, expired, worker.end))
-                running.enter_context(interrupts.calling(worker.end))
-                exit_code = worker.wait()
+            end = _follow(job, run_id, log, on_event, interrupts)
         except (OSError, RuntimeError) as error:  # a process or a thread too many
-            return RowResult(config, Status.CRASHED, f"{python} can't be started: {error}")
-    row = _result(config, exit_code, run_id, folder)
-    if _is_cut_short(row, exit_code, is_asked_to_end=bool(interrupts.number) or expired.is_set()):
-        row = _cut_short(row, interrupts.number, timeout_s if expired.is_set() else None)
-        row = _as_measured_before(row, run_id, folder) if further else row
-    row = _with_log(_with_gpu_use(row, gpu), folder)
-    if row.log_tail and row.log_tail[-1] in WITHOUT_PACKAGES:  # without it a worker can't even say so
-        return RowResult(config, Status.NOT_INSTALLED, f"install it with: {install_command(config.framework, python)}")
-    return row
+            return RowResult(job.config, Status.CRASHED, f"{job.python} can't be started: {error}")
+    row = _with_log(_with_gpu_use(_outcome(job, run_id, end), end.gpu), job.folder)
+    return _not_installed(job) if row.log_tail and row.log_tail[-1] in WITHOUT_PACKAGES else row
 
 
-def launch_undisturbed(
-    config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
-) -> RowResult:
+def launch_undisturbed(job: Job, on_event: OnEvent, interrupts: Interrupts) -> RowResult:
     """As launch_row; a worker killed by signal 9 is started once more: was it for its memory, it is killed again."""
-    row = launch_row(config, python, folder, timeout_s, on_event, interrupts)
+    row = launch_row(job, on_event, interrupts)
     if row.status is Status.KILLED and not interrupts.number:
-        row = launch_row(config, python, folder, timeout_s, on_event, interrupts)
+        row = launch_row(job, on_event, interrupts)
     return row
+
+
+class _End(NamedTuple):
+    """How a worker ended. signal_number: what we were told to end by, or 0. expired: whether its time was over."""
+
+    exit_code: int
+    signal_number: int
+    expired: bool
+    gpu: GpuWatch | None
+
+
+def _follow(job: Job, run_id: str, log: CappedLog, on_event: OnEvent, interrupts: Interrupts) -> _End:
+    """Start the worker and pass on what it prints, until it ends or is ended."""
+    files = ["--config", _absolute(job.folder, "config.json"), "--result", _absolute(job.folder, "result.json")]
+    command = [job.python, "-m", MODULES[job.config.framework], *files, "--run-id", run_id, *job.further]
+    expired = threading.Event()
+    with _Worker(command) as worker, ExitStack() as running:
+        gpu = running.enter_context(_gpu(job.config, worker.pid))
+        running.enter_context(worker.read(partial(_take_line, log=log, gpu=gpu, on_event=on_event), log.write))
+        running.enter_context(_deadline(job.timeout_s, expired, worker.end))
+        running.enter_context(interrupts.calling(worker.end))
+        exit_code = worker.wait()
+    return _End(exit_code, interrupts.number, expired.is_set(), gpu)
+
+
+def _outcome(job: Job, run_id: str, end: _End) -> RowResult:
+    """The row that the worker left, or what cut it short."""
+    row = _result(job.config, end.exit_code, run_id, job.folder)
+    if not _is_cut_short(row, end):
+        return row
+    row = _cut_short(row, end.signal_number, job.timeout_s if end.expired else None)
+    return _as_measured_before(row, run_id, job.folder) if job.further else row
+
+
+def _not_installed(job: Job) -> RowResult:
+    """Of an interpreter without a package that every worker imports: it can't even say so."""
+    advice = f"install it with: {install_command(job.config.framework, job.python)}"
+    return RowResult(job.config, Status.NOT_INSTALLED, advice)
 
 
 def _absolute(folder: Path, name: str) -> str:
@@ -274,11 +301,11 @@ def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> Row
     return _read_result(config, run_id, folder)
 
 
-def _is_cut_short(row: RowResult, exit_code: int, is_asked_to_end: bool) -> bool:
+def _is_cut_short(row: RowResult, end: _End) -> bool:
     """Whether the process ended before its time; what it finished although it was asked to end is worth having."""
-    if exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT):
+    if end.exit_code != 0 or row.status in (Status.NO_RESULT, Status.TIMEOUT):
         return True
-    return is_asked_to_end and row.status is Status.CRASHED
+    return bool(end.signal_number or end.expired) and row.status is Status.CRASHED
 
 
 def _cut_short(row: RowResult, signal_number: int, timeout_s: float | None) -> RowResult:

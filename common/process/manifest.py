@@ -1,4 +1,7 @@
-"""Where a row ran, as far as no framework is needed to say it."""
+"""The manifest of a row: where and how it ran, read afterwards, as far as no framework is needed to say it.
+
+It decides nothing: the config does (config.py), and what else a row depends on is its setting (setting.py).
+"""
 
 import platform
 

@@ -9,10 +9,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from socket import create_server
-from typing import Any, NamedTuple
+from typing import Any
 
+from common.measure.hardware import Unsupported
+from common.measure.memory import OutOfMemory
 from common.results.rows import Status
+from common.text import printable
 
 # Variables by which torchrun and TensorFlow tell a process of its peers.
 LAUNCHER_VARIABLES = (
@@ -20,9 +24,7 @@ LAUNCHER_VARIABLES = (
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TF_CONFIG"),
 )
 
-
-# By the name of the exception that a replica's process ended with.
-STATUSES = {"OutOfMemory": Status.OOM, "Unsupported": Status.UNSUPPORTED, "ImportError": Status.IMPORT_ERROR}
+_STATUSES = {OutOfMemory: Status.OOM, Unsupported: Status.UNSUPPORTED, ImportError: Status.IMPORT_ERROR}
 
 
 class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
@@ -37,24 +39,30 @@ class ReplicaFailed(Exception):  # noqa: N818 - a status, as the others
         self.said = said
 
 
-class Raised(NamedTuple):
-    """The exception that ended a replica's process: its type and the first line of its words; "" where it left none."""
+@dataclass(frozen=True)
+class Raised:
+    """The exception that ended a replica's process, as data that reaches the process that looks after it.
+
+    kind: its type; words: the first line of what it says; both "" where the process left none.
+    """
 
     kind: str = ""
     words: str = ""
+    status: Status = Status.CRASHED
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.words}" if self.words else self.kind
 
 
-def behind(entered: Sequence[int]) -> list[int]:
+def describe_exception(error: Exception) -> Raised:
+    """What a replica says of the exception that ends it."""
+    status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), Status.CRASHED)
+    return Raised(type(error).__name__, printable(str(error).partition("\n")[0]), status)
+
+
+def find_awaited(entered: Sequence[int]) -> list[int]:
     """The ranks that the others wait for: those that have entered the fewest collectives, unless all are level."""
     return [rank for rank, count in enumerate(entered) if count < max(entered) and count == min(entered)]
-
-
-def ranks(numbers: Sequence[int]) -> str:
-    """'rank 1' or 'ranks 1, 3'."""
-    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def devices_and_hosts(framework: str) -> tuple[int | None, int]:
@@ -99,39 +107,49 @@ def tf_configs(devices: int) -> dict[int, str]:
     }
 
 
-def failure_of(rank: int, exit_code: int, raised: Raised) -> ReplicaFailed:
-    """What to say of a replica that ended before its time."""
+def explain_failure(rank: int, exit_code: int, raised: Raised) -> ReplicaFailed:
+    """Say how a replica ended before its time."""
     if exit_code == -signal.SIGKILL:
-        return ReplicaFailed(Status.KILLED, f"{ranks([rank])}: signal 9, likely out of memory")
-    status = STATUSES.get(raised.kind, Status.CRASHED)
-    if status is Status.UNSUPPORTED:
-        return ReplicaFailed(status, raised.words)  # which is of the host, whichever of its replicas has found it
-    return ReplicaFailed(status, f"{ranks([rank])}: {str(raised) or end_of(exit_code)}")
+        return ReplicaFailed(Status.KILLED, f"{_name([rank])}: signal 9, likely out of memory")
+    if raised.status is Status.UNSUPPORTED:
+        return ReplicaFailed(raised.status, raised.words)  # of the host, whichever of its replicas has found it
+    return ReplicaFailed(raised.status, f"{_name([rank])}: {str(raised) or describe_exit(exit_code)}")
 
 
-def stuck(entered: Sequence[int], first: int = 0) -> ReplicaFailed:
-    """What to say once a row's time is over, from how many collectives each replica has entered, from rank first on."""
-    slow = [first + number for number in behind(entered)]
-    waited = f"{ranks(slow)} did not answer" if slow else "no replica kept the others waiting"
+def explain_timeout(entered: Sequence[int], first: int = 0) -> ReplicaFailed:
+    """Say whom the others waited for when a row's time was over. entered: collectives by rank, from rank first on."""
+    slow = [first + number for number in find_awaited(entered)]
+    waited = f"{_name(slow)} did not answer" if slow else "no replica kept the others waiting"
     return ReplicaFailed(Status.TIMEOUT, waited)
 
 
-def end_of(exit_code: int) -> str:
-    """The signal, or the exit code, of a process that ended without a word."""
+def explain_silence(silent: Sequence[int], timeout_s: float, waited: int, said: str) -> ReplicaFailed:
+    """Say which ranks did not answer in time, and with what words the rank that waited for them ended."""
+    ended = f"{_name([waited])}, which waited, ended with {said}"
+    return ReplicaFailed(Status.CRASHED, f"{blame(silent, timeout_s)}; {ended}")
+
+
+def describe_exit(exit_code: int) -> str:
+    """Say which signal or exit code ended a process that left no word."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"signal {-exit_code} ({names.get(-exit_code, 'a real-time signal')})"
 
 
-def silent(behind: Sequence[int], timeout_s: float) -> str:
-    """Of those that are waited for in vain."""
-    return f"{ranks(behind)} did not answer within {timeout_s:g} s"
+def blame(ranks: Sequence[int], timeout_s: float) -> str:
+    """Say which ranks did not answer in time."""
+    return f"{_name(ranks)} did not answer within {timeout_s:g} s"
 
 
-def one_silent(others: Sequence[int], timeout_s: float) -> str:
-    """Where it is not known which of the others is waited for in vain."""
-    return f"{'one of the ' if len(others) > 1 else ''}{silent(others, timeout_s)}"
+def blame_one_of(ranks: Sequence[int], timeout_s: float) -> str:
+    """Say that one of these did not answer in time, where it is not known which."""
+    return f"{'one of the ' if len(ranks) > 1 else ''}{blame(ranks, timeout_s)}"
+
+
+def _name(ranks: Sequence[int]) -> str:
+    """'rank 1' or 'ranks 1, 3'."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def _free_ports(number: int) -> Iterator[int]:

@@ -4,13 +4,12 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from common.config import RunConfig
 from common.measure.hardware import cpu_name
 from common.measure.limits import Ceilings, best_ceilings, find_limits
 from common.process.interrupts import Interrupts
-from common.process.launch import Launch, launch_row
+from common.process.launch import Job, Launch, launch_row
 from common.process.monitor import Monitors
 from common.process.progress import Reporter
 from common.process.recorder import OnEvent
@@ -91,8 +90,8 @@ def run_rows(
                 store.keep()
                 is_kept = True
         reporter.start_row(config, changes)
-        python, folder = session.pythons[config.framework], store.row_folder(config)
-        row = launch(config, python, folder, session.timeout_s, reporter.event, interrupts)
+        job = Job(config, session.pythons[config.framework], store.row_folder(config), session.timeout_s)
+        row = launch(job, reporter.event, interrupts)
         rows[config.row_id] = row = replace(row, setting=setting, key=key)
         ordered = _arranged(rows.values())
         results = replace(results, rows=ordered, parity=judge(ordered))
@@ -176,11 +175,9 @@ def _raise_keyboard_interrupt() -> None:
 def launch_monitored(monitors: Monitors) -> Launch:
     """launch_row with these monitors, each row in a folder of its own."""
 
-    def launch(
-        config: RunConfig, python: str, folder: Path, timeout_s: float, on_event: OnEvent, interrupts: Interrupts
-    ) -> RowResult:
-        pairs = [(f"--{name}", str(path.absolute() / config.row_id)) for name, path in monitors.folders.items()]
-        further = [word for pair in pairs for word in pair]
-        return launch_row(config, python, folder, timeout_s, on_event, interrupts, further)
+    def launch(job: Job, on_event: OnEvent, interrupts: Interrupts) -> RowResult:
+        places = {name: str(path.absolute() / job.config.row_id) for name, path in monitors.folders.items()}
+        further = [word for name, place in places.items() for word in (f"--{name}", place)]
+        return launch_row(replace(job, further=further), on_event, interrupts)
 
     return launch

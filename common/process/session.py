@@ -1,4 +1,7 @@
-"""How the rows of one call are run, whichever they are: what the command line decides besides the rows themselves."""
+"""The session: how one call runs its rows, and prints them. Which rows these are, their configs say (config.py).
+
+Of all this only an interpreter changes what a row computes; its versions are part of the row's setting (setting.py).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a row's outcome hangs on beside its config: the versions, the device and our own code.
+"""The setting of a row: what its outcome depends on besides its config. That is the versions, the device and our code.
 
 A resumed run takes over the rows whose key is still the same, and runs the others again.
 

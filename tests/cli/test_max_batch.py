@@ -13,6 +13,7 @@ from common.cli import max_batch
 from common.cli.max_batch import RESOLUTION, Found, search
 from common.config import Precision, RunConfig
 from common.measure.memory import Memory
+from common.process.launch import Job
 from common.results.coding import read_json
 from common.results.rows import RowResult, Status, Training
 from tests.fakes import fake_worker, started
@@ -80,7 +81,8 @@ def run_here(
 ) -> tuple[int, Found]:
     """As run(), of TRAINS, without a process: what is launched answers at once."""
 
-    def launch(config: RunConfig, *_: object) -> RowResult:
+    def launch(job: Job, *_: object) -> RowResult:
+        config = job.config
         size = config.train.batch_size
         peak = 1000 + 10 * size
         if size > killed_above:

@@ -1,4 +1,4 @@
-"""How much does the program stand? Three trials, to be run by hand; test_soak.py runs a few points of the first.
+"""How much abuse does the program survive? Three trials, to be run by hand; test_soak.py runs part of the first.
 
     python -m tests.process.soak kills --points 200    # SIGKILL to parent or worker at random moments of a run
     python -m tests.process.soak rows --rows 100       # memory and CPU time of the parent over many rows

@@ -30,7 +30,7 @@ from common.measure.nvml import DeviceWatch, GpuUse
 from common.measure.timing import EpochClock, StepTimes, Timing
 from common.process import launch as launch_module
 from common.process import row as row_module
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.process.log import FIRST_BYTES, LAST_BYTES
 from common.results.coding import read_json, write_json
 from common.results.rows import Results, RowResult, Status
@@ -50,7 +50,7 @@ FLOAT64, FLOAT32, FLOAT16 = (f"torch-{name}-custom-compile-off-r0" for name in (
 
 def launch(folder: Path, body: str, timeout_s: float = 30) -> RowResult:
     """The row of a process that does what `body` says."""
-    return launch_row(CONFIG, fake_python(folder, body), folder / "rows" / "one", timeout_s, lambda event: None)
+    return launch_row(Job(CONFIG, fake_python(folder, body), folder / "rows" / "one", timeout_s), lambda event: None)
 
 
 def rows_in(output: Path) -> dict[str, RowResult]:

@@ -18,7 +18,7 @@ from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import Timing
 from common.process import launch as launch_module
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.results.coding import write_json
 from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training
 from tests.fakes import fake_python, is_alive
@@ -29,7 +29,7 @@ LEAVE_ROW = "json.dump({{**json.load(open('{}')), 'run_id': run_id}}, open(resul
 
 def launch(tmp_path: Path, body: str, timeout_s: float = 30) -> tuple[RowResult, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
-    row = launch_row(CONFIG, fake_python(tmp_path, body), tmp_path / "rows" / "one", timeout_s, events.append)
+    row = launch_row(Job(CONFIG, fake_python(tmp_path, body), tmp_path / "rows" / "one", timeout_s), events.append)
     return row, events
 
 
@@ -79,7 +79,7 @@ def test_what_the_driver_saw_is_attached_to_the_row(
         "print(json.dumps({'event': 'epoch', 'epoch': 1})); print(json.dumps({'event': 'epoch', 'epoch': 2}))\n"
     ) + LEAVE_ROW.format(tmp_path / "row.json")
     events: list[dict[str, Any]] = []
-    row = launch_row(config, fake_python(tmp_path, body), tmp_path / "rows" / "one", 30, events.append)
+    row = launch_row(Job(config, fake_python(tmp_path, body), tmp_path / "rows" / "one", 30), events.append)
     assert [watch.pid for watch in watches] == ([events[0]["pid"]] if watched else [])
     assert row.memory is not None
     assert row.memory.device_process_peak_bytes == (1002 if attached else None)
@@ -89,7 +89,7 @@ def test_what_the_driver_saw_is_attached_to_the_row(
 def test_a_bar_that_cannot_be_drawn_costs_no_row(tmp_path: Path) -> None:
     """Its error is in the log, and what the worker says next is read."""
     body = "print(json.dumps({'event': 'x'})); sys.stderr.write('after\\n')"
-    row = launch_row(CONFIG, fake_python(tmp_path, body), tmp_path / "rows" / "one", 30, lambda event: 1 / 0)
+    row = launch_row(Job(CONFIG, fake_python(tmp_path, body), tmp_path / "rows" / "one", 30), lambda event: 1 / 0)
     assert row.status is Status.NO_RESULT  # since it left none
     assert "ZeroDivisionError" in (tmp_path / "rows" / "one" / "log.txt").read_text()
 
@@ -180,7 +180,7 @@ def test_a_trained_row_without_its_arrays_is_none(tmp_path: Path) -> None:
     environment = Environment("1", "3", "2", "x", {"kind": "cpu", "name": "x"})
     write_json(tmp_path / "row.json", RowResult(config, Status.OK, training=TRAINING, environment=environment))
     python = fake_python(tmp_path, LEAVE_ROW.format(tmp_path / "row.json"))
-    row = launch_row(config, python, tmp_path / "rows" / "one", 30, lambda event: None)
+    row = launch_row(Job(config, python, tmp_path / "rows" / "one", 30), lambda event: None)
     assert row.status is Status.NO_RESULT
     assert "arrays.npz" in row.detail
 
@@ -199,5 +199,5 @@ def test_a_module_in_the_users_folder_is_not_imported(tmp_path: Path, monkeypatc
     (tmp_path / "packages" / "torch" / "__init__.py").write_text("raise ImportError('broken')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "packages")  # a relative path is still the user's
-    row = launch_row(CONFIG, sys.executable, Path("rows") / "one", 60, lambda event: None)
+    row = launch_row(Job(CONFIG, sys.executable, Path("rows") / "one", 60), lambda event: None)
     assert (row.status, row.detail) == (Status.IMPORT_ERROR, "broken")

@@ -10,6 +10,7 @@ import pytest
 import run_parity as program
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.process.interrupts import Interrupts
+from common.process.launch import Job
 from common.process.monitor import Monitors, attempt, scalars
 from common.process.runner import launch_monitored
 from common.results.rows import RowResult, Status
@@ -151,7 +152,7 @@ def test_a_worker_that_ends_at_them_has_measured_its_row(tmp_path: Path, ending:
     config = RunConfig("torch", Precision.FLOAT32, execution=ExecutionConfig("cpu"), **SIZES)
     launch = launch_monitored(Monitors(trace=tmp_path / "trace"))
     folder = tmp_path / "rows" / "one"
-    row = launch(config, fake_worker(tmp_path, body), folder, 5, lambda event: None, Interrupts())
+    row = launch(Job(config, fake_worker(tmp_path, body), folder, 5), lambda event: None, Interrupts())
     assert row.status is Status.OK
     assert row.timing is not None
     assert row.detail.startswith("its TensorBoard events or its trace are not whole: ")

@@ -17,16 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from common.config import ExecutionConfig
+from common.measure.hardware import Unsupported
+from common.measure.memory import OutOfMemory
 from common.process import launch as launch_module
-from common.process.launch import launch_row
-from common.process.replicas import Raised, failure_of
-from common.results.rows import Status
+from common.process.launch import Job, launch_row
+from common.process.replicas import Raised, describe_exception, explain_failure
+from common.results.coding import read_json, write_json
+from common.results.rows import RowResult, Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
 from tests.fakes import patched_worker, wait_until
 from tests.process.two_replicas import (
@@ -77,25 +79,33 @@ def test_a_rank_that_ends(fault: str, status: Status, detail: str, framework: st
 
 
 def test_what_a_host_lacks_is_no_replicas_fault() -> None:
-    """As PyTorch's launcher says it, before it starts any."""
-    failed = failure_of(1, 1, Raised("Unsupported", "TensorFlow finds 2 of 4 GPUs; give --devices fewer"))
+    raised = describe_exception(Unsupported("TensorFlow finds 2 of 4 GPUs; give --devices fewer"))
+    failed = explain_failure(1, 1, raised)
     assert (failed.status, str(failed)) == (Status.UNSUPPORTED, "TensorFlow finds 2 of 4 GPUs; give --devices fewer")
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "raised", "status", "words"),
+    ("exit_code", "error", "status", "words"),
     [
-        (-9, (), Status.KILLED, "rank 1: signal 9, likely out of memory"),
-        (-11, (), Status.CRASHED, "rank 1: signal 11 (SIGSEGV)"),
-        (-40, (), Status.CRASHED, "rank 1: signal 40 (a real-time signal)"),
-        (3, (), Status.CRASHED, "rank 1: exit code 3"),
-        (1, ("RuntimeError", "no more"), Status.CRASHED, "rank 1: RuntimeError: no more"),
-        (1, ("OutOfMemory", "5 bytes"), Status.OOM, "rank 1: OutOfMemory: 5 bytes"),
-        (1, ("ImportError", "broken"), Status.IMPORT_ERROR, "rank 1: ImportError: broken"),
+        (-9, None, Status.KILLED, "rank 1: signal 9, likely out of memory"),
+        (-11, None, Status.CRASHED, "rank 1: signal 11 (SIGSEGV)"),
+        (-40, None, Status.CRASHED, "rank 1: signal 40 (a real-time signal)"),
+        (3, None, Status.CRASHED, "rank 1: exit code 3"),
+        (1, RuntimeError("no more"), Status.CRASHED, "rank 1: RuntimeError: no more"),
+        (1, RuntimeError("one: two\nthree"), Status.CRASHED, "rank 1: RuntimeError: one: two"),
+        (1, RuntimeError(), Status.CRASHED, "rank 1: RuntimeError"),
+        (1, RuntimeError("\x1b[31m\udcff"), Status.CRASHED, r"rank 1: RuntimeError: \x1b[31m\udcff"),
+        (1, OutOfMemory(5, 4, 3), Status.OOM, "rank 1: OutOfMemory: 5 bytes were asked for, 4 were free"),
+        (1, ImportError("broken"), Status.IMPORT_ERROR, "rank 1: ImportError: broken"),
+        (1, ModuleNotFoundError("no x"), Status.IMPORT_ERROR, "rank 1: ModuleNotFoundError: no x"),
     ],
 )
-def test_how_a_rank_ended_is_its_status(exit_code: int, raised: tuple[str, ...], status: Status, words: str) -> None:
-    failed = failure_of(1, exit_code, Raised(*raised))
+def test_how_a_rank_ended_is_its_status(
+    exit_code: int, error: Exception | None, status: Status, words: str, tmp_path: Path
+) -> None:
+    """What it raised is the same once it has been in a file."""
+    write_json(tmp_path / "raised.json", describe_exception(error) if error else Raised())
+    failed = explain_failure(1, exit_code, read_json(tmp_path / "raised.json", Raised))
     assert (failed.status, str(failed)) == (status, words)
 
 
@@ -119,7 +129,7 @@ def test_a_rank_that_is_slow_to_end_without_training(framework: str, tmp_path: P
 def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Path) -> None:
     late = tmp_path / "late"
     python = patched_worker(tmp_path, SLOW_END.format(late=str(late)))
-    row = launch_row(config_of(framework), python, tmp_path / "rows" / "row", 60, lambda event: None)
+    row = launch_row(Job(config_of(framework), python, tmp_path / "rows" / "row", 60), lambda event: None)
     assert late.exists()
     assert (row.status, row.detail) == (Status.OK, "")
 
@@ -166,46 +176,45 @@ def test_a_rank_that_never_has_a_model(framework: str, tmp_path: Path) -> None:
     assert row.detail.startswith("rank 1 did not answer within 4 s; rank 0, which waited, ended with ")
 
 
+TIMED_OUT = Raised("RuntimeError", "timed out")
+NO_MEMORY = Raised("OutOfMemory", "5 bytes", Status.OOM)
+
+
 @pytest.mark.parametrize(
-    ("entered", "exit_code", "message", "status", "words"),
+    ("entered", "exit_code", "raised", "status", "words"),
     [
-        ([5, 4], 1, "OutOfMemory: 5 bytes", Status.OOM, "rank 0: OutOfMemory: 5 bytes"),
-        ([5, 4], -9, "", Status.KILLED, "rank 0: signal 9, likely out of memory"),
-        ([4, 4], 1, "RuntimeError: timed out", Status.CRASHED, "rank 0: RuntimeError: timed out"),
-        ([4, 5], 1, "RuntimeError: timed out", Status.CRASHED, "rank 0: RuntimeError: timed out"),
+        ([5, 4], 1, NO_MEMORY, Status.OOM, "rank 0: OutOfMemory: 5 bytes"),
+        ([5, 4], -9, Raised(), Status.KILLED, "rank 0: signal 9, likely out of memory"),
+        ([4, 4], 1, TIMED_OUT, Status.CRASHED, "rank 0: RuntimeError: timed out"),
+        ([4, 5], 1, TIMED_OUT, Status.CRASHED, "rank 0: RuntimeError: timed out"),
         (
-            [5, 4], 1, "RuntimeError: timed out", Status.CRASHED,
+            [5, 4], 1, TIMED_OUT, Status.CRASHED,
             "rank 1 did not answer within 300 s; rank 0, which waited, ended with RuntimeError: timed out",
         ),
         (
-            [5, 4], -6, "", Status.CRASHED,
+            [5, 4], -6, Raised(), Status.CRASHED,
+            "rank 1 did not answer within 300 s; rank 0, which waited, ended with signal 6 (SIGABRT)",
+        ),
+        (
+            [5, 4], -6, TIMED_OUT, Status.CRASHED,
             "rank 1 did not answer within 300 s; rank 0, which waited, ended with signal 6 (SIGABRT)",
         ),
     ],
-    ids=["out of memory", "killed", "as far as the other", "behind", "ahead", "ahead, ended by NCCL"],
+    ids=[
+        "out of memory", "killed", "as far as the other", "behind", "ahead", "ahead, ended by NCCL",
+        "ahead, raised, then ended by NCCL",
+    ],
 )  # fmt: skip
 @needs_torch
 @pytest.mark.usefixtures("torch_impl")
 def test_who_is_at_fault_where_pytorchs_rank_0_ended_first(
-    entered: list[int], exit_code: int, message: str, status: Status, words: str
+    entered: list[int], exit_code: int, raised: Raised, status: Status, words: str
 ) -> None:
     """It has waited for another only where it has entered more collectives, and does not say what else it died of."""
     from torch_impl.processes import _find_cause
 
-    failure = SimpleNamespace(exitcode=exit_code, message={"message": message, "extraInfo": {}})
-    failed = _find_cause(0, failure, entered, 300)  # type: ignore[arg-type]
+    failed = _find_cause(0, exit_code, raised, entered, 300)
     assert (failed.status, str(failed)) == (status, words)
-
-
-@needs_torch
-@pytest.mark.usefixtures("torch_impl")
-def test_one_that_runs_out_of_memory_ahead_of_another_has_not_waited() -> None:
-    from torch_impl.processes import _find_cause
-
-    message = {"message": "OutOfMemory: 5 bytes were asked for, 4 were free", "extraInfo": {}}
-    failure = SimpleNamespace(exitcode=1, message=message)
-    failed = _find_cause(0, failure, [5, 4], 300)  # type: ignore[arg-type]
-    assert (failed.status, str(failed)) == (Status.OOM, f"rank 0: {message['message']}")
 
 
 RAISED = {"raised": Raised("ValueError", "no")}
@@ -213,34 +222,38 @@ GAVE_UP = Raised("ReplicaFailed", "rank 1 did not answer within 3 s: timed out")
 WAITED = {"raised": GAVE_UP, "waited": True, "said": "timed out"}
 
 
+WELL = {"row": RowResult(config_of("tensorflow"), Status.OK)}
+
+
 @pytest.mark.parametrize(
-    ("failed", "hanging", "ahead", "words"),
+    ("replicas", "words"),
     [
-        ({1: RAISED}, [], [], "rank 1: ValueError: no"),
-        ({0: WAITED, 1: RAISED}, [], [0], "rank 1: ValueError: no"),
-        ({0: {"exit_code": -9}}, [1], [0], "rank 0: signal 9, likely out of memory"),
-        ({0: {"exit_code": -6}, 1: {"exit_code": 3}}, [], [0], "rank 1: exit code 3"),
-        ({0: WAITED}, [1], [0], "rank 1 did not answer within 3 s; rank 0, which waited, ended with timed out"),
+        ([(1, 4, RAISED)], "rank 1: ValueError: no"),
+        ([(0, 5, WAITED), (1, 4, RAISED)], "rank 1: ValueError: no"),
+        ([(0, 5, {"exit_code": -9}), (1, 4, None)], "rank 0: signal 9, likely out of memory"),
+        ([(0, 5, {"exit_code": -6}), (1, 4, {"exit_code": 3})], "rank 1: exit code 3"),
         (
-            {0: {"exit_code": -11}}, [1], [0],
+            [(0, 4, WAITED), (1, 4, None)],
+            "rank 1 did not answer within 3 s; rank 0, which waited, ended with timed out",
+        ),
+        (
+            [(0, 5, {"exit_code": -11}), (1, 4, None)],
             "rank 1 did not answer within 3 s; rank 0, which waited, ended with signal 11 (SIGSEGV)",
         ),
-        ({0: {"exit_code": -11}}, [1], [], "rank 0: signal 11 (SIGSEGV)"),
-        ({0: {"exit_code": -11}}, [], [0], "rank 0: signal 11 (SIGSEGV)"),
+        ([(0, 4, {"exit_code": -11}), (1, 4, None)], "rank 0: signal 11 (SIGSEGV)"),
+        ([(0, 5, {"exit_code": -11}), (1, 4, WELL)], "rank 0: signal 11 (SIGSEGV)"),
     ],
     ids=[
         "one raises", "another waited for it", "killed while another hangs", "another was aborted", "waited",
         "crashed while it waited", "crashed, not ahead", "crashed, none hangs",
     ],
 )  # fmt: skip
-def test_who_is_at_fault_in_tensorflow(
-    failed: dict[int, dict[str, Any]], hanging: list[int], ahead: list[int], words: str
-) -> None:
-    """From how those have ended that did, by rank in the order of their ends; no TensorFlow is needed to say it."""
-    from tf_impl.processes import _Ended, _find_cause
+def test_who_is_at_fault_in_tensorflow(replicas: list[tuple[int, int, dict[str, Any] | None]], words: str) -> None:
+    """By rank, in the order of their ends, how far they came and how they ended; TensorFlow is not needed to say it."""
+    from tf_impl.processes import _Ended, _find_cause, _Replica
 
-    ended = {rank: _Ended(**how) for rank, how in failed.items()}
-    assert str(_find_cause(ended, hanging, ahead, [], 3)) == words
+    found = [_Replica(rank, entered, _Ended(**how) if how else None) for rank, entered, how in replicas]
+    assert str(_find_cause(found, [], 3)) == words
 
 
 @pytest.mark.parametrize(
@@ -250,14 +263,16 @@ def test_who_is_at_fault_in_tensorflow(
 )
 def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], blamed: str) -> None:
     """Rank 1 ended first, and blames rank 0, which waited too."""
-    from tf_impl.processes import _Ended, _find_cause
+    from tf_impl.processes import _Ended, _find_cause, _Replica
 
     said, words = "Collective ops is aborted", "did not answer within 3 s"
-    failed = {
-        rank: _Ended(raised=Raised("ReplicaFailed", f"rank {1 - rank} {words}: {said}"), waited=True, said=said)
+    replicas = [
+        _Replica(
+            rank, 4, _Ended(raised=Raised("ReplicaFailed", f"rank {1 - rank} {words}: {said}"), waited=True, said=said)
+        )
         for rank in (1, 0)
-    }
-    assert str(_find_cause(failed, [], [], elsewhere, 3)) == f"{blamed} {words}: {said}"
+    ]
+    assert str(_find_cause(replicas, elsewhere, 3)) == f"{blamed} {words}: {said}"
 
 
 def test_a_rank_that_the_devices_alone_wait_for_without_training(tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ from common.experiment.data import block, draw_data
 from common.experiment.weights import draw_weights, weight_shapes
 from common.measure.hardware import Unsupported
 from common.measure.timing import StepTimes, Timing
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.process.replicas import (
     LAUNCHER_VARIABLES,
-    behind,
     devices_and_hosts,
+    explain_timeout,
+    find_awaited,
     is_chief,
-    stuck,
     task_index,
     tf_configs,
 )
@@ -104,7 +104,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     @cache
     def train(config: RunConfig, patch: str = "") -> tuple[RowResult, Arrays]:
         folder = tmp_path_factory.mktemp("worker")
-        row = launch_row(config, patched_worker(folder, patch), folder / "rows" / "row", 100.0, lambda event: None)
+        row = launch_row(Job(config, patched_worker(folder, patch), folder / "rows" / "row", 100.0), lambda event: None)
         assert row.training, row.detail
         return row, read_arrays(arrays_file(folder / "rows" / "row"), weight_shapes(config.model))
 
@@ -199,7 +199,7 @@ def test_with_the_stock_optimizer_one_waits_for_the_other(tmp_path: Path) -> Non
     two = config("tensorflow", Precision.MIXED_FLOAT16, 2)
     two = replace(two, execution=replace(two.execution, collective_timeout_s=4))
     python = patched_worker(tmp_path, OVERFLOW + STOCK)
-    row = launch_row(two, python, tmp_path / "rows" / "row", 100.0, lambda event: None)
+    row = launch_row(Job(two, python, tmp_path / "rows" / "row", 100.0), lambda event: None)
     assert row.status is Status.CRASHED
     assert "did not answer within 4 s" in row.detail
 
@@ -251,13 +251,13 @@ def test_the_reference_stores_each_replicas_gradients() -> None:
 def test_the_one_that_has_entered_the_fewest_collectives_is_waited_for(
     entered: list[int], waited_for: list[int]
 ) -> None:
-    assert behind(entered) == waited_for
+    assert find_awaited(entered) == waited_for
 
 
 def test_once_the_time_is_over_it_is_named_by_its_rank() -> None:
     """Of the second of two hosts with two replicas each."""
-    assert str(stuck([4, 3], first=2)) == "rank 3 did not answer"
-    assert str(stuck([4, 4], first=2)) == "no replica kept the others waiting"
+    assert str(explain_timeout([4, 3], first=2)) == "rank 3 did not answer"
+    assert str(explain_timeout([4, 4], first=2)) == "no replica kept the others waiting"
 
 
 def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

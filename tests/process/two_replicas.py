@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
-from common.process.launch import launch_row
+from common.process.launch import Job, launch_row
 from common.results.rows import RowResult
 from tests.conftest import needs_tensorflow, needs_torch
 from tests.fakes import fake_replicas, patched_worker
@@ -121,7 +121,7 @@ def launch_marked(folder: Path, config: RunConfig, python: str, timeout_s: float
     mark = f"row-of-{folder}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARK", mark)
-        row = launch_row(config, python, folder / "rows" / "row", timeout_s, lambda event: None)
+        row = launch_row(Job(config, python, folder / "rows" / "row", timeout_s), lambda event: None)
     assert (folder / "reached").exists()
     assert left_of(mark) == []
     return row

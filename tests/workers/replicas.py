@@ -23,7 +23,7 @@ from common.cli.worker import main
 from common.config import RunConfig
 from common.measure.memory import OutOfMemory
 from common.process.monitor import Monitors
-from common.process.replicas import ReplicaFailed, silent
+from common.process.replicas import ReplicaFailed, blame
 from common.results.rows import RowResult, Status
 from tests.workers.arguments import parse
 
@@ -72,7 +72,7 @@ def give_up(replica: Replica, config: RunConfig) -> None:
     if config.framework == "torch":
         raise RuntimeError("a collective has timed out")
     others = [other for other in range(config.execution.replicas) if other != replica.rank]
-    words, said = silent(others, config.execution.collective_timeout_s), "Collective has timed out"
+    words, said = blame(others, config.execution.collective_timeout_s), "Collective has timed out"
     raise ReplicaFailed(Status.CRASHED, f"{words}: {said}", said)
 
 
