@@ -36,7 +36,15 @@ settings.load_profile("dev")
 TORCH, TENSORFLOW = pytest.param("torch_impl", marks=needs_torch), pytest.param("tf_impl", marks=needs_tensorflow)
 
 # Fixtures of one parameter say in a test's name what it shares with others: a framework, or what is run once for all.
-GROUPS = ("smoke run", "executed notebook", "loops of PORTING", "torch_impl", "tf_impl", "trained replicas")
+GROUPS = (
+    "smoke run",
+    "executed notebook",
+    "loops of PORTING",
+    "torch_impl",
+    "tf_impl",
+    "trained replicas",
+    "published rows",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

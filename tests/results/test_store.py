@@ -81,7 +81,7 @@ def look_at(folder: Path, content: str | bytes) -> str:
     return printed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["published rows"])
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder, with the arrays of its rows."""
     folder = tmp_path_factory.mktemp("elsewhere")
