@@ -1,5 +1,5 @@
-# Two commands on a fresh machine: `make parity` compares, `make test` tests what takes minutes,
-# and `make test-all` everything. Both set up what they need first.
+# Two commands on a fresh machine: `make parity` compares, `make test` runs the fast tests. Both set up what they need
+# first. `make test-all` runs every test.
 
 PYTHON ?= python3
 VENV ?= .venv

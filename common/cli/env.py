@@ -17,7 +17,7 @@ from common.cli.options import PROGRAM, Parser
 from common.cli.plan import add_interpreters
 from common.config import DEVICES, FRAMEWORKS, ExecutionConfig, Precision, RunConfig
 from common.measure.hardware import Unsupported, available_cores, has_gpu, require_support, slow_reason
-from common.process.install import extra_command
+from common.process.install import install_command
 from common.process.interrupts import Interrupts
 from common.process.launch import Job, launch_row
 from common.results.rows import RowResult, Status
@@ -89,7 +89,7 @@ def _lines(rows: Mapping[str, RowResult], tablefmt: str) -> Iterator[str]:
             yield f"- {row.framework}: there is an NVIDIA GPU, which it does not see; is its CUDA build installed?"
     for package, cost in OPTIONAL.items():
         if find_spec(package) is None:
-            yield f"- {cost}: {package} is not installed; add it with: {extra_command('report', sys.executable)}"
+            yield f"- {cost}: {package} is not installed; add it with: {install_command('report', sys.executable)}"
     if facts := manifest_table(list(rows.values()), tablefmt):
         yield f"\n{facts}"
     yield from (f"\n{tail}" for tail in log_tails(list(rows.values())))

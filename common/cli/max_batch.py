@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED
-from common.cli.options import LARGEST_INT, PROGRAM, Parser, add_experiment_options
+from common.cli.options import PROGRAM, Parser, add_experiment_options
 from common.cli.plan import add_row_options, add_run_options, make_session, plan
 from common.config import Precision, RunConfig
 from common.measure.footprint import largest_single_batch
@@ -26,7 +26,7 @@ from common.measure.nvml import free_gpu_memory
 from common.process.interrupts import Interrupts
 from common.process.launch import Job, launch_undisturbed
 from common.process.session import Session
-from common.results.coding import arrays_file, read_json, write_json
+from common.results.coding import LARGEST_INT, arrays_file, read_json, write_json
 from common.results.files import require_folder
 from common.results.rows import RowResult, Status
 from common.results.store import Store, StoreError

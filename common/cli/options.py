@@ -27,9 +27,8 @@ from common.config import (
 )
 from common.measure.hardware import available_cores, has_gpu
 from common.process.monitor import TRACED_STEPS
+from common.results.coding import LARGEST_INT
 from common.text import printable
-
-LARGEST_INT = 2**53  # results hold no larger number
 
 # The options that aren't called as the field of the config that they set.
 OPTIONS = {"image_shape": "--image-size", "collective_timeout_s": "--collective-timeout"}

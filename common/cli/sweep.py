@@ -19,7 +19,6 @@ from pathlib import Path
 
 from common.cli.exit_codes import EXIT_NO_PARITY, EXIT_NOTHING_RAN, EXIT_OK, EXIT_SOME_FAILED, exit_code
 from common.cli.options import (
-    LARGEST_INT,
     PROGRAM,
     Parser,
     add_experiment_options,
@@ -35,6 +34,7 @@ from common.process.launch import launch_undisturbed
 from common.process.progress import reporting
 from common.process.runner import run_experiment
 from common.process.session import Session
+from common.results.coding import LARGEST_INT
 from common.results.files import write_text
 from common.results.rows import Results
 from common.results.store import Store, StoreError, read_results

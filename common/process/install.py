@@ -8,16 +8,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 _CONSTRAINTS = _ROOT / "constraints.txt"  # of a checkout; an installed package has none
 
 
-def install_command(framework: str, python: str) -> str:
-    """What adds the framework to the interpreter `python`.
+def install_command(extra: str, python: str) -> str:
+    """What adds one of our extras, as "torch" or "report", to the interpreter `python`.
 
-    It installs this package with the framework's extra: a worker also needs what the package depends on.
+    It installs this package with the extra: a worker also needs what the package depends on.
     """
-    return extra_command(framework, python)
-
-
-def extra_command(extra: str, python: str) -> str:
-    """What adds the packages of one of our extras to the interpreter `python`."""
     if _CONSTRAINTS.exists():
         words = ["-c", str(_CONSTRAINTS), "-e", f"{_ROOT}[{extra}]"]
     else:
@@ -27,4 +22,4 @@ def extra_command(extra: str, python: str) -> str:
 
 def missing(error: ModuleNotFoundError, extra: str) -> str:
     """Which package of an extra this interpreter lacks, and what adds it."""
-    return f"{error.name} is not installed; add it with: {extra_command(extra, sys.executable)}"
+    return f"{error.name} is not installed; add it with: {install_command(extra, sys.executable)}"
