@@ -21,6 +21,7 @@ from common.process.recorder import OnArrays, OnEvent, Recorder
 from common.proof.checks import check_replicas, check_start
 from common.proof.implementation import Implementation
 from common.proof.probing import examine, probe
+from common.proof.trial import TrialEnd, check_trial, trial_config
 from common.results.check import Check, PrecisionProbe
 from common.results.rows import Arrays, RowResult, Status, describe_replicas
 
@@ -75,7 +76,7 @@ def train(
 ) -> RowResult:
     """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
     impl.device.set_tf32(config.precision is Precision.TF32)
-    trial = _try_out(impl, config, device)
+    trial = _try_out(impl, config, device, replicas)
     start = _prepare(impl, config, device, replicas, on_event)
     checks = trial.checks + _check_start(impl, config, trial, start)
     further_steps = impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
@@ -115,13 +116,28 @@ class _Start(NamedTuple):
     initial_weights_sha256: str
 
 
-def _try_out(impl: Implementation, config: RunConfig, device: Any) -> _Trial:
+def _try_out(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> _Trial:
     """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
-    checks = probe(impl, config, device)
+    checks = probe(impl, config, device) + try_training(impl, trial_config(config), device, replicas)
     drawn_sha256 = drawn_fingerprint(config.data)
     ceilings = _measure_ceilings(impl, config, device)
     impl.device.release_cached_memory(device)
     return _Trial(checks, drawn_sha256, ceilings)
+
+
+def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> list[Check]:
+    """C9: the row's own training, as it will be timed, on the small run of trial_config."""
+    start = _prepare(impl, config, device, replicas, ignore)
+    impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
+    weights = impl.model.export_weights(start.model)
+    moments = impl.model.export_gradients(start.model, impl.optimizer.second_moments(start.optimizer))
+    images, labels = (values[: config.train.batch_size] for values in start.host_batches[0])
+    on_device, _ = impl.device.to_device(images, labels, device, impl.precision.variable_dtype(config.precision))
+    logits = impl.device.to_numpy(start.model.logits(on_device))
+    impl.model.load_weights(start.model, weights)
+    end = TrialEnd(weights, moments, logits, impl.device.to_numpy(start.model.logits(on_device)))
+    return check_trial(RowResult(config, Status.OK, training=training), end)
 
 
 def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> Ceilings:

@@ -8,7 +8,7 @@ multiple of the *price* E0: the error of the emulator, which rounds exactly wher
 u is the unit roundoff; the relative error of x is |x - reference| / |reference|, norms over all entries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config import Precision, RunConfig
 
@@ -59,6 +59,10 @@ STEPS_TO_A_DOUBTFUL_SKIP = 60
 
 # Whole samples are counted, so half of one is none.
 HALF_A_SAMPLE = 0.5
+
+# A float32 number is one that 16 bits hold once in 2**8 at most; of numbers that 16 bits stored, all are. Likewise of
+# float64 and float32.
+LARGEST_SHARE_HELD = 0.1
 
 # The mean that an epoch reports, from its own steps' losses: only the roundings of a float64 sum.
 EPOCH_LOSS = 1e-12
@@ -258,6 +262,36 @@ PAIR_SKIPPED = Rule(
     "whether a gradient overflows at 65504 may be decided by a rounding",
 )
 
+# C9: the rules of the run, on a small run along the row's own path.
+TRIAL_RULES = {
+    rule.name: replace(rule, name=rule.name.replace("C6", "C9"), compares=f"as {rule.name}, of the trial")
+    for rule in (LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)
+}
+
+TRIAL_MOMENTS = Rule(
+    "C9 moments",
+    "training",
+    "relative error of Adam's second moments at the end of the trial, where every step can be compared",
+    "float: 1e-4; 16 bits: 3 E0 of them, at least 1e-4",
+    "they show the size of the gradients, which Adam's step does not depend on",
+)
+
+TRIAL_STORAGE = Rule(
+    "C9 storage",
+    "training",
+    "share of the final weights, and of Adam's second moments, that a narrower type holds",
+    "a tenth",
+    "it holds all numbers that were stored in it",
+)
+
+TRIAL_EXPORT = Rule(
+    "C9 export",
+    "training",
+    "logits of the trained model that differ, bit for bit, once the weights that it exports are loaded into it",
+    "none",
+    "averaged or older weights make other logits",
+)
+
 PAIR_RULES = (PAIR_GRADIENT, PAIR_LOSS, PAIR_UPDATE, PAIR_SKIPPED)
 
 RULES = (
@@ -265,6 +299,7 @@ RULES = (
     FIRST_GRADIENT, RUN_LABEL, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED,
     START, PRESENCE, REPLICAS,
     *PAIR_RULES,
+    *TRIAL_RULES.values(), TRIAL_MOMENTS, TRIAL_STORAGE, TRIAL_EXPORT,
 )  # fmt: skip
 
 
@@ -272,4 +307,8 @@ def rules_of_worker(config: RunConfig) -> list[Rule]:
     """What every row's own process has to check."""
     label = [LABEL] if config.precision.compute_dtype != config.precision.variable_dtype else []
     replicas = [REPLICAS] if config.execution.replicas > 1 else []
-    return [LOGITS, *label, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START, *replicas]
+    trial = [TRIAL_RULES[rule.name] for rule in (LOSS_CURVE, EPOCH, SCALE_TRACE, SKIPPED)] + [
+        TRIAL_STORAGE,
+        TRIAL_EXPORT,
+    ]
+    return [LOGITS, *label, PROBABILITY, GRADIENT, LOSS_OF_LOGITS, OPTIMIZER, SCALER, START, *replicas, *trial]

@@ -27,7 +27,16 @@ from common.measure.limits import step_flops
 from common.proof.bounds import KERAS_UPDATE, ROUNDOFF
 from common.proof.checks import gradient_bounds, joined, relative_error, rounds
 from common.proof.probe import Case
-from common.proof.reference import ROUNDINGS, Evaluation, ReferenceStep, exact, follow_steps, loss_and_gradients
+from common.proof.reference import (
+    ROUNDINGS,
+    Evaluation,
+    ReferenceStep,
+    State,
+    exact,
+    follow_steps,
+    loss_and_gradients,
+    on_grid,
+)
 from common.results.rows import RowResult, Status, Training
 
 # What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
@@ -41,6 +50,7 @@ class WholeRun(NamedTuple):
     correct: in each step, the samples whose logit has the right sign. certainty: in each epoch, the samples' logits, in
     multiples of E0. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
     weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
+    second_moments: Adam's, all in one row. moments_price: E0 of them.
     """
 
     correct: np.ndarray
@@ -49,6 +59,8 @@ class WholeRun(NamedTuple):
     update: np.ndarray
     update_price: float
     stored: float
+    second_moments: np.ndarray
+    moments_price: float
 
 
 @dataclass(frozen=True)
@@ -130,8 +142,16 @@ def course_of(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     """What the row's training is held to; None where it is too large for NumPy and `rows` lacks the rulers."""
     config, training = row.config, training_of(row)
     if step_flops(config) * len(training.loss) <= LARGEST_RUN_FLOPS:
-        return _numpy_course(_computation(config), tuple(training.skipped_steps))
+        return numpy_course(config, training.skipped_steps)
     return _float64_course(row, rows)
+
+
+def numpy_course(config: RunConfig, skipped: Sequence[int], grids: Sequence[float] = (1.0,)) -> Course:
+    """The run as NumPy trains it, which skips the steps that the row skipped.
+
+    grids: by what factors the roundings' grid is moved. Each makes errors of its own, and E0 is the largest.
+    """
+    return _numpy_course(_computation(config), tuple(skipped), tuple(grids))
 
 
 def _computation(config: RunConfig) -> RunConfig:
@@ -141,7 +161,7 @@ def _computation(config: RunConfig) -> RunConfig:
 
 
 @cache
-def _numpy_course(config: RunConfig, skipped: tuple[int, ...]) -> Course:
+def _numpy_course(config: RunConfig, skipped: tuple[int, ...], grids: tuple[float, ...]) -> Course:
     """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
 
     In float32 and float64 what stands for the emulator is float64 with the weights moved by a rounding of float32, and
@@ -155,24 +175,33 @@ def _numpy_course(config: RunConfig, skipped: tuple[int, ...]) -> Course:
         signs = np.random.default_rng(data.seed)
         moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
         moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
-    emulated, moved_end = follow_steps(
-        moved, batches, moved_train, config.loss_scale, precision, ROUNDINGS[precision], skipped,
-        config.execution.replicas,
-    )  # fmt: skip
+    runs = [
+        follow_steps(
+            moved, batches, moved_train, config.loss_scale, precision, on_grid(ROUNDINGS[precision], grid), skipped,
+            config.execution.replicas,
+        )
+        for grid in grids
+    ]  # fmt: skip
+    emulated = runs[0][0]
     steps, end = _exact_run(data, config.model, train, skipped)
-    loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))
+    loss = np.array([step.loss for step in steps])
+    rounded = np.array([[step.loss for step in run] for run, _ in runs])
     labels = [labels for _, labels in batches] * train.epochs
-    update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
-    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
+    start = joined(weights, weights)
+    update, moved_updates = joined(end.weights, weights) - start, [joined(s.weights, weights) - start for _, s in runs]
+    moments, moved_moments = joined(end.second_moments, weights), [joined(s.second_moments, weights) for _, s in runs]
+    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end.weights, weights))
     whole = WholeRun(
         correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
         certainty=list(map(certainty, _logits(steps, len(batches)), _logits(emulated, len(batches)))),
         contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
         update=update,
-        update_price=relative_error(moved_update, update),
+        update_price=max(relative_error(moved_update, update) for moved_update in moved_updates),
         stored=float(u * size * np.sqrt(len(steps)) / np.linalg.norm(update)),
+        second_moments=moments,
+        moments_price=max(relative_error(moved, moments) for moved in moved_moments),
     )
-    return Course(loss, np.abs(rounded - loss), len(loss), whole)
+    return Course(loss, np.abs(rounded - loss).max(axis=0), len(loss), whole)
 
 
 def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
@@ -184,7 +213,7 @@ def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
 @cache
 def _exact_run(
     data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
-) -> tuple[list[ReferenceStep], Weights]:
+) -> tuple[list[ReferenceStep], State]:
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
     return follow_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
 

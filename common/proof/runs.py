@@ -91,13 +91,18 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
 
 def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list[Check]:
     """C6 on a row that was trained. A run too large for NumPy is held to the float64 rows among `rows`."""
-    config, training = row.config, training_of(row)
-    loss = as_array(training.loss)
-    checks = [_check_presence(row), _check_epochs(config, training), _check_scale_trace(config, training)]
+    checks = [_check_presence(row)]
     if first := first_batch(row):
         checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, first.gradients, first.bounds)
-        checks += _check_label(config, first, arrays.first_gradients)
-    course = course_of(row, rows)
+        checks += _check_label(row.config, first, arrays.first_gradients)
+    return checks + check_training(row, arrays, course_of(row, rows))
+
+
+def check_training(row: RowResult, arrays: Arrays, course: Course | None) -> list[Check]:
+    """C6 but for the first batch: the reports of a trained row and, where there is a course, every step to compare."""
+    config, training = row.config, training_of(row)
+    loss = as_array(training.loss)
+    checks = [_check_epochs(config, training), _check_scale_trace(config, training)]
     if course and (course.whole or config.precision is not Precision.FLOAT64):  # not the ruler by itself
         skips = [] if course.whole else training.skipped_steps  # a float64 row skips nothing
         extent = _extent(row, course, loss, min((step + 1 for step in skips), default=len(loss)))
