@@ -12,18 +12,19 @@ import numpy as np
 
 from common.config import Precision, RunConfig
 from common.experiment.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
-from common.experiment.weights import draw_weights
+from common.experiment.weights import Weights, draw_weights
 from common.measure.hardware import require_support, slow_reason
 from common.measure.limits import Ceilings, find_limits, measure_ceilings
 from common.process.manifest import describe_environment
 from common.process.monitor import NO_MONITORS, Monitors, attempt, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
-from common.proof.checks import check_replicas, check_start
+from common.proof.checks import check_replicas, check_start, relative_error
+from common.proof.course import can_follow, moved_images
 from common.proof.implementation import Implementation
-from common.proof.probing import examine, probe
+from common.proof.probing import evaluate, examine, first_batch_case, probe
 from common.proof.trial import TrialEnd, check_trial, trial_config
 from common.results.check import Check, PrecisionProbe
-from common.results.rows import Arrays, RowResult, Status, describe_replicas
+from common.results.rows import Arrays, RowResult, Ruler, Status, describe_replicas
 
 Batch = tuple[np.ndarray, np.ndarray]  # images (B, H, W, C) and labels (B, 1)
 
@@ -77,13 +78,14 @@ def train(
     """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
     impl.device.set_tf32(config.precision is Precision.TF32)
     trial = _try_out(impl, config, device, replicas)
-    start = _prepare(impl, config, device, replicas, on_event)
+    start = _prepare(impl, config, device, replicas, on_event, _draw_batches(config))
     checks = trial.checks + _check_start(impl, config, trial, start)
     further_steps = impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
     measured = _read_measures(impl, config, trial, start, replicas, checks)
     arrays, seen = _examine(impl, config, start, replicas)
     if on_arrays:
         on_arrays(arrays)
+    measured = _with_ruler(impl, measured, device, replicas, start.host_batches, arrays.first_gradients)
     row = _judged(impl, measured, start.recorder, seen, device)
     monitors.on_measured(row)
     return attempt(row, "trace", partial(impl.monitor.trace_steps, further_steps, device), monitors.trace)
@@ -127,7 +129,7 @@ def _try_out(impl: Implementation, config: RunConfig, device: Any, replicas: Any
 
 def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> list[Check]:
     """C9: the row's own training, as it will be timed, on the small run of trial_config."""
-    start = _prepare(impl, config, device, replicas, ignore)
+    start = _prepare(impl, config, device, replicas, ignore, _draw_batches(config))
     impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
     training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
     weights = impl.model.export_weights(start.model)
@@ -147,9 +149,10 @@ def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> C
     return measure_ceilings(config, partial(impl.device.copy_seconds, device=device), products)
 
 
-def _prepare(impl: Implementation, config: RunConfig, device: Any, replicas: Any, on_event: OnEvent) -> _Start:
+def _prepare(
+    impl: Implementation, config: RunConfig, device: Any, replicas: Any, on_event: OnEvent, host_batches: list[Batch]
+) -> _Start:
     """The data on the device, then the recorder, then the model: the recorder's baseline holds the data alone."""
-    host_batches = _draw_batches(config)
     dtype = impl.precision.variable_dtype(config.precision)
     batches = [impl.distributed.shard(images, labels, dtype, replicas) for images, labels in host_batches]
     recorder = _make_recorder(impl, config, device, replicas, on_event)
@@ -210,6 +213,24 @@ def _examine(impl: Implementation, config: RunConfig, start: _Start, replicas: A
     """See probing.examine. Last of all: it changes the model, and the last loss scale may be too large for it."""
     impl.optimizer.set_loss_scale(start.optimizer, start.recorder.least_loss_scale())
     return examine(impl, start.model, start.optimizer, config, replicas, *start.host_batches[0])
+
+
+def _with_ruler(
+    impl: Implementation, row: RowResult, device: Any, replicas: Any, host_batches: list[Batch], gradients: Weights
+) -> RowResult:
+    """The row, and of a float64 row that NumPy can't train its ruler: the run once more, on moved images."""
+    config = row.config
+    if row.training is None or config.precision is not Precision.FLOAT64 or can_follow(config):
+        return row
+    moved = [(moved_images(images, config.data.seed), labels) for images, labels in host_batches]
+    start = _prepare(impl, config, device, replicas, ignore, moved)
+    impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
+    first = first_batch_case(config, *moved[0])
+    (evaluation,) = evaluate(impl, start.model, start.optimizer, config, replicas, [first])
+    distances = [relative_error(evaluation.gradients[name], gradient) for name, gradient in gradients.items()]
+    ruler = Ruler(training.loss, float(np.median(distances)))
+    return replace(row, training=replace(row.training, ruler=ruler))
 
 
 def _judged(impl: Implementation, row: RowResult, recorder: Recorder, seen: PrecisionProbe, device: Any) -> RowResult:

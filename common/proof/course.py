@@ -1,10 +1,10 @@
 """What a run is held to: its first batch in float64, and the course of the whole training, with the price of roundings.
 
-A run that NumPy can train is followed step by step; a larger one is held to the float64 rows of both frameworks."""
+A run that NumPy can train is followed step by step; a larger one is held to the float64 row of its own framework."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -67,13 +67,13 @@ class WholeRun(NamedTuple):
 class Course:
     """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
 
-    error: E0 at each step, as a difference of the loss. limit: how many steps can be compared however small the error
-    is; of the rulers themselves the first update alone. whole: None where NumPy can't train the run.
+    error: E0 at each step, as a difference of the loss. late_error: that of the late loss, whose size alone is known.
+    whole: None where NumPy can't train the run.
     """
 
     loss: np.ndarray
     error: np.ndarray
-    limit: int
+    late_error: float
     whole: WholeRun | None = None
 
 
@@ -139,11 +139,21 @@ def _first_pass(
 
 
 def course_of(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
-    """What the row's training is held to; None where it is too large for NumPy and `rows` lacks the rulers."""
-    config, training = row.config, training_of(row)
-    if step_flops(config) * len(training.loss) <= LARGEST_RUN_FLOPS:
-        return numpy_course(config, training.skipped_steps)
+    """What the row's training is held to; None where it is too large for NumPy and `rows` lacks its float64 row."""
+    if can_follow(row.config):
+        return numpy_course(row.config, training_of(row).skipped_steps)
     return _float64_course(row, rows)
+
+
+def can_follow(config: RunConfig) -> bool:
+    """Whether NumPy can train the run."""
+    return step_flops(config) * config.steps_per_epoch * config.train.epochs <= LARGEST_RUN_FLOPS
+
+
+def moved_images(images: np.ndarray, seed: int) -> np.ndarray:
+    """Images (N, H, W, C) in float64, every value a rounding of float32 larger or smaller."""
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], images.shape)
+    return images * (1 + ROUNDOFF[Precision.FLOAT32] * signs)
 
 
 def numpy_course(config: RunConfig, skipped: Sequence[int], grids: Sequence[float] = (1.0,)) -> Course:
@@ -161,6 +171,7 @@ def _computation(config: RunConfig) -> RunConfig:
 
 
 @cache
+@np.errstate(over="ignore", invalid="ignore")  # where a run overflows, so does its reference
 def _numpy_course(config: RunConfig, skipped: tuple[int, ...], grids: tuple[float, ...]) -> Course:
     """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
 
@@ -201,7 +212,7 @@ def _numpy_course(config: RunConfig, skipped: tuple[int, ...], grids: tuple[floa
         second_moments=moments,
         moments_price=max(relative_error(moved, moments) for moved in moved_moments),
     )
-    return Course(loss, np.abs(rounded - loss).max(axis=0), len(loss), whole)
+    return Course(loss, np.abs(rounded - loss).max(axis=0), max(abs(late(run) - late(loss)) for run in rounded), whole)
 
 
 def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
@@ -219,28 +230,36 @@ def _exact_run(
 
 
 def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
-    """The run in float64 by the row's own framework; None where the two frameworks' float64 rows are not both there.
+    """The run in float64 by the row's own framework; None where that row is not there.
 
-    All that they differ in is Keras' own error in the update, so the way they grow apart shows how training amplifies
-    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. A float64
-    row skips nothing, so a row that does is compared up to there; and the two are compared with each other up to the
-    first update alone, since beyond it they are the ruler.
+    That row has a ruler, by which training is seen to amplify the distance of two gradients. E0 is that of the first
+    gradient, amplified as much; skipped steps amplify nothing. A float64 row skips nothing, so a row that does is
+    compared up to there. A mistake of the framework is in its ruler as well, and so does not look like amplification.
     """
-    exact_rows = [other for other in rows if other.status is Status.OK and other.precision == Precision.FLOAT64]
-    exact_rows = [other for other in exact_rows if experiment_of(other) == experiment_of(row)]
-    losses = {other.framework: as_array(training_of(other).loss) for other in reversed(exact_rows)}
+    exact_row = next(filter(partial(_is_ruler_of, row), rows), None)
     first = first_batch(row)
-    if len(losses) < len(FRAMEWORKS) or first is None:
+    if exact_row is None or first is None:
         return None
-    reference, loss, skipped = losses[row.framework], as_array(training_of(row).loss), training_of(row).skipped_steps
-    apart = np.abs(losses[FRAMEWORKS[0]] - losses[FRAMEWORKS[1]]) / running_rms(reference)
-    growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
-    applied = np.array([step not in skipped for step in range(len(loss))], int)
+    exact_training, training = training_of(exact_row), training_of(row)
+    assert exact_training.ruler is not None
+    reference, loss = as_array(exact_training.loss), as_array(training.loss)
+    moved = as_array(exact_training.ruler.loss)
+    apart = np.abs(moved - reference) / running_rms(reference)
+    growth = np.maximum(1.0, np.maximum.accumulate(apart) / exact_training.ruler.moved_by)
+    applied = np.array([step not in training.skipped_steps for step in range(len(loss))], int)
     price = first.price if rounds(row.config.precision) else KERAS_UPDATE
     error = price * growth[np.cumsum(applied) - applied] * running_rms(loss)
-    if row.precision == Precision.FLOAT64:
-        return Course(reference, error, 2)
-    return Course(reference, error, len(loss))
+    return Course(reference, error, abs(late(moved) - late(reference)))
+
+
+def _is_ruler_of(row: RowResult, other: RowResult) -> bool:
+    measured = other.status is Status.OK and other.training is not None and other.training.ruler is not None
+    return measured and other.framework == row.framework and experiment_of(other) == experiment_of(row)
+
+
+def late(loss: np.ndarray) -> float:
+    """The median of a run's second half, in which single steps may be anything."""
+    return float(np.median(loss[len(loss) // 2 :]))
 
 
 def running_rms(values: np.ndarray) -> np.ndarray:

@@ -42,12 +42,24 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ruler:
+    """The same training in float64 on images moved a little, which shows how much a training amplifies an error.
+
+    loss: at each step. moved_by: relative distance of the first batch's gradients to those of the images as they are.
+    """
+
+    loss: list[float | None]
+    moved_by: float
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What was computed. Lists a step have one entry per batch; loss and accuracy are taken before the update.
 
     epoch_loss and epoch_accuracy are means over the samples, as Keras reports them. loss_scale is the scale that the
     step used (1 without loss scaling). skipped_steps are the indices of the steps whose gradients overflowed, so that
-    no weight changed. The hashes show that both frameworks started from the same bits.
+    no weight changed. The hashes show that both frameworks started from the same bits. ruler: of a float64 row that
+    NumPy can't train.
     """
 
     loss: list[float | None]
@@ -57,6 +69,7 @@ class Training:
     skipped_steps: list[int]
     data_sha256: str
     initial_weights_sha256: str
+    ruler: Ruler | None = None
 
 
 class Arrays(NamedTuple):

@@ -162,7 +162,7 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
                 labels.setdefault(f"{rule.name} over {printable(extent)}", {})[_label(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
             reason = (
-                "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
+                "not held to float64: too large for NumPy, and no float64 row of its framework is there"
                 if any(check.name == PRESENCE.name for check in entry.checks)
                 else "not held to float64: the runs were not compared"
             )
