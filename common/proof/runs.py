@@ -35,6 +35,7 @@ from common.proof.bounds import (
     PRESENCE,
     PRICES,
     RUN_LABEL,
+    RUN_RULES,
     SCALE_TRACE,
     SKIPPED,
     STEPS_TO_A_DOUBTFUL_SKIP,
