@@ -4,7 +4,7 @@ A run that NumPy can train is followed step by step; a larger one is held to the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -232,29 +232,41 @@ def _exact_run(
 def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
     """The run in float64 by the row's own framework; None where that row is not there.
 
-    That row has a ruler, by which training is seen to amplify the distance of two gradients. E0 is that of the first
-    gradient, amplified as much; skipped steps amplify nothing. A float64 row skips nothing, so a row that does is
-    compared up to there. A mistake of the framework is in its ruler as well, and so does not look like amplification.
+    E0 is that of the first gradient, amplified as a training in float64 amplifies a known one; skipped steps amplify
+    nothing. A float64 row skips nothing, so a row that does is compared up to there.
     """
-    exact_row = next(filter(partial(_is_ruler_of, row), rows), None)
+    rulers = [other for other in rows if _is_ruler(other) and experiment_of(other) == experiment_of(row)]
+    exact_row = next((other for other in rulers if other.framework == row.framework), None)
     first = first_batch(row)
     if exact_row is None or first is None:
         return None
-    exact_training, training = training_of(exact_row), training_of(row)
-    assert exact_training.ruler is not None
-    reference, loss = as_array(exact_training.loss), as_array(training.loss)
-    moved = as_array(exact_training.ruler.loss)
-    apart = np.abs(moved - reference) / running_rms(reference)
-    growth = np.maximum(1.0, np.maximum.accumulate(apart) / exact_training.ruler.moved_by)
-    applied = np.array([step not in training.skipped_steps for step in range(len(loss))], int)
+    training, reference = training_of(row), as_array(training_of(exact_row).loss)
+    growth = np.min([_growth(training_of(ruler)) for ruler in rulers], axis=0)
+    applied = np.array([step not in training.skipped_steps for step in range(len(reference))], int)
     price = first.price if rounds(row.config.precision) else KERAS_UPDATE
-    error = price * growth[np.cumsum(applied) - applied] * running_rms(loss)
-    return Course(reference, error, abs(late(moved) - late(reference)))
+    error = price * growth[np.cumsum(applied) - applied] * running_rms(as_array(training.loss))
+    return Course(reference, error, min(_late_growth(training_of(ruler)) for ruler in rulers))
 
 
-def _is_ruler_of(row: RowResult, other: RowResult) -> bool:
-    measured = other.status is Status.OK and other.training is not None and other.training.ruler is not None
-    return measured and other.framework == row.framework and experiment_of(other) == experiment_of(row)
+def _is_ruler(row: RowResult) -> bool:
+    return row.status is Status.OK and row.training is not None and row.training.ruler is not None
+
+
+def _growth(training: Training) -> np.ndarray:
+    """By what factor an error of the first gradient has grown before each step, as an error of the loss; at least 1.
+
+    A mistake of the framework is in both of its trainings, and so does not look like growth. One that is another each
+    time does; the other framework's ruler is smaller then.
+    """
+    assert training.ruler is not None
+    loss = as_array(training.loss)
+    apart = np.abs(as_array(training.ruler.loss) - loss) / running_rms(loss)
+    return np.maximum(1.0, np.maximum.accumulate(apart) / training.ruler.moved_by)
+
+
+def _late_growth(training: Training) -> float:
+    assert training.ruler is not None
+    return abs(late(as_array(training.ruler.loss)) - late(as_array(training.loss)))
 
 
 def late(loss: np.ndarray) -> float:
