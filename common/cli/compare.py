@@ -18,8 +18,9 @@ from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
+from common.show.extents import parity_of
 from common.show.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
-from common.show.table import draw_cells, failures, leave_out, parity_of
+from common.show.table import draw_cells, failures, leave_out
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
