@@ -86,7 +86,7 @@ def train(
     if on_arrays:
         on_arrays(arrays)
     measured = _with_ruler(impl, measured, device, replicas, start.host_batches, arrays.first_gradients)
-    row = _judged(impl, measured, start.recorder, seen, device)
+    row = _judged(impl, measured, start.recorder, replace(seen, execution=trial.execution), device)
     monitors.on_measured(row)
     return attempt(row, "trace", partial(impl.monitor.trace_steps, further_steps, device), monitors.trace)
 
@@ -102,6 +102,7 @@ class _Trial(NamedTuple):
     """What the row was tried on, before it trains."""
 
     checks: list[Check]
+    execution: str
     drawn_sha256: str
     ceilings: Ceilings
 
@@ -120,26 +121,28 @@ class _Start(NamedTuple):
 
 def _try_out(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> _Trial:
     """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
-    checks = probe(impl, config, device) + try_training(impl, trial_config(config), device, replicas)
+    checks = probe(impl, config, device)
+    execution, trial_checks = try_training(impl, trial_config(config), device, replicas)
     drawn_sha256 = drawn_fingerprint(config.data)
     ceilings = _measure_ceilings(impl, config, device)
     impl.device.release_cached_memory(device)
-    return _Trial(checks, drawn_sha256, ceilings)
+    return _Trial(checks + trial_checks, execution, drawn_sha256, ceilings)
 
 
-def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> list[Check]:
-    """C9: the row's own training, as it will be timed, on the small run of trial_config."""
+def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> tuple[str, list[Check]]:
+    """The row's own training, as it will be timed, on the small run of trial_config: what carried it out, and C9."""
     start = _prepare(impl, config, device, replicas, ignore, _draw_batches(config))
-    impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    images, labels = (values[: config.train.batch_size] for values in start.host_batches[0])
+    on_device, _ = impl.device.to_device(images, labels, device, impl.precision.variable_dtype(config.precision))
+    train = partial(impl.train, start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    execution = impl.steps.execution_of(train, start.model, on_device)
     training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
     weights = impl.model.export_weights(start.model)
     moments = impl.model.export_gradients(start.model, impl.optimizer.second_moments(start.optimizer))
-    images, labels = (values[: config.train.batch_size] for values in start.host_batches[0])
-    on_device, _ = impl.device.to_device(images, labels, device, impl.precision.variable_dtype(config.precision))
     logits = impl.device.to_numpy(start.model.logits(on_device))
     impl.model.load_weights(start.model, weights)
     end = TrialEnd(weights, moments, logits, impl.device.to_numpy(start.model.logits(on_device)))
-    return check_trial(RowResult(config, Status.OK, training=training), end)
+    return execution, check_trial(RowResult(config, Status.OK, training=training), end)
 
 
 def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> Ceilings:
@@ -236,7 +239,11 @@ def _with_ruler(
 def _judged(impl: Implementation, row: RowResult, recorder: Recorder, seen: PrecisionProbe, device: Any) -> RowResult:
     """The row with its status and, where that is not ok, why: a label that is untrue outweighs all else."""
     status, detail = recorder.status()
-    if not seen.passed:
+    asked = impl.steps.EXECUTION[row.config.execution.compile]
+    if seen.execution != asked:
+        seen = replace(seen, passed=False)
+        status, detail = Status.LABEL_UNTRUE, f"carried out by {seen.execution} instead of {asked}"
+    elif not seen.passed:
         computed_in = ", ".join(sorted(set(seen.seen.values())))
         status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {row.config.precision}"
     found = impl.device.describe_device(device)

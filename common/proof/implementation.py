@@ -88,13 +88,16 @@ class PrecisionModule(Protocol):
 
 
 class TrainModule(Protocol):
-    """train.py: the parts of a training step."""
+    """train.py: the parts of a training step. EXECUTION: by the compile mode, what carries out a step."""
+
+    EXECUTION: dict[bool, str]
 
     def loss_and_gradients(self, model: Any, optimizer: Any, images: Any, labels: Any, /) -> Any: ...
     def apply_gradients(self, model: Any, optimizer: Any, gradients: Any, /) -> None: ...
     def compiled(
         self, function: Callable[..., Any], model: Any, optimizer: Any, compile: bool, /
     ) -> Callable[..., Any]: ...
+    def execution_of(self, train: Callable[[], object], model: Any, images: Any, /) -> str: ...
     def fetch(self, steps: Sequence[Any], replicas: Any) -> list[list[float]]: ...
 
 

@@ -39,7 +39,8 @@ def try_training(
         execution=ExecutionConfig("cpu", compile, loop),
     )
     with impl.distributed.joined(config.execution, impl.cpu, lambda: None) as replicas:
-        return row_module.try_training(impl.run.IMPLEMENTATION, trial_config(config), impl.cpu, replicas)
+        _, checks = row_module.try_training(impl.run.IMPLEMENTATION, trial_config(config), impl.cpu, replicas)
+        return checks
 
 
 def assert_right(checks: list[Check]) -> None:
