@@ -223,6 +223,7 @@ def _facts(rows: Sequence[RowResult]) -> dict[tuple[str, str], str]:
                 "NumPy": row.environment.numpy_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
+                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
             }
             for fact, value in said.items():
                 facts.setdefault((row.framework, fact), value)

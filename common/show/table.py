@@ -179,6 +179,7 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
                 "version": row.environment.framework_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
+                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
             }
             for fact, value in facts.items():
                 columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
