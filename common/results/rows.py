@@ -118,8 +118,8 @@ class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
     log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
-    failed. run_id: drawn for each process. setting: versions, device, variables and code. key: sha256 of config and setting; a
-    resumed run takes over what has the same.
+    failed. run_id: drawn for each process. setting: versions, device, variables and code. key: sha256 of config and
+    setting; a resumed run takes over what has the same.
     """
 
     config: RunConfig
