@@ -19,7 +19,7 @@ from common.process.manifest import describe_environment
 from common.process.monitor import NO_MONITORS, Monitors, attempt, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
 from common.proof.checks import check_replicas, check_start, relative_error
-from common.proof.course import can_follow, moved_images
+from common.proof.course import RULERS, can_follow, moved_weights, ruler_config
 from common.proof.implementation import Implementation
 from common.proof.probing import evaluate, examine, first_batch_case, probe
 from common.proof.trial import TrialEnd, check_trial, trial_config
@@ -85,7 +85,7 @@ def train(
     arrays, seen = _examine(impl, config, start, replicas)
     if on_arrays:
         on_arrays(arrays)
-    measured = _with_ruler(impl, measured, device, replicas, start.host_batches, arrays.first_gradients)
+    measured = _with_rulers(impl, measured, device, replicas, start.host_batches, arrays.first_gradients)
     row = _judged(impl, measured, start.recorder, replace(seen, execution=trial.execution), device)
     monitors.on_measured(row)
     return attempt(row, "trace", partial(impl.monitor.trace_steps, further_steps, device), monitors.trace)
@@ -218,22 +218,25 @@ def _examine(impl: Implementation, config: RunConfig, start: _Start, replicas: A
     return examine(impl, start.model, start.optimizer, config, replicas, *start.host_batches[0])
 
 
-def _with_ruler(
+def _with_rulers(
     impl: Implementation, row: RowResult, device: Any, replicas: Any, host_batches: list[Batch], gradients: Weights
 ) -> RowResult:
-    """The row, and of a float64 row that NumPy can't train its ruler: the run once more, on moved images."""
-    config = row.config
-    if row.training is None or config.precision is not Precision.FLOAT64 or can_follow(config):
+    """The row, and of a float64 row that NumPy can't train its rulers. gradients: of its first batch."""
+    if row.training is None or row.config.precision is not Precision.FLOAT64 or can_follow(row.config):
         return row
-    moved = [(moved_images(images, config.data.seed), labels) for images, labels in host_batches]
-    start = _prepare(impl, config, device, replicas, ignore, moved)
-    impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
-    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
-    first = first_batch_case(config, *moved[0])
-    (evaluation,) = evaluate(impl, start.model, start.optimizer, config, replicas, [first])
-    distances = [relative_error(evaluation.gradients[name], gradient) for name, gradient in gradients.items()]
-    ruler = Ruler(training.loss, float(np.median(distances)))
-    return replace(row, training=replace(row.training, ruler=ruler))
+    config = ruler_config(row.config)
+    rulers = []
+    for number in range(RULERS):
+        weights = moved_weights(config, number)
+        start = _prepare(impl, config, device, replicas, ignore, host_batches)
+        impl.model.load_weights(start.model, weights)
+        impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+        first = first_batch_case(config, *host_batches[0])._replace(weights=weights)
+        (moved,) = evaluate(impl, start.model, start.optimizer, config, replicas, [first])
+        distances = [relative_error(moved.gradients[name], gradient) for name, gradient in gradients.items()]
+        loss = start.recorder.training(start.data_sha256, start.initial_weights_sha256).loss
+        rulers.append(Ruler(loss, float(np.median(distances))))
+    return replace(row, training=replace(row.training, rulers=rulers))
 
 
 def _judged(impl: Implementation, row: RowResult, recorder: Recorder, seen: PrecisionProbe, device: Any) -> RowResult:

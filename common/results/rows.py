@@ -43,9 +43,10 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """The same training in float64 on images moved a little, which shows how much a training amplifies an error.
+    """The same training in float64 from weights moved a little, which shows how much a training amplifies an error.
 
-    loss: at each step. moved_by: relative distance of the first batch's gradients to those of the images as they are.
+    loss: at each step, perhaps not to the end. moved_by: relative distance of the first batch's gradients to those of
+    the weights as they are.
     """
 
     loss: list[float | None]
@@ -58,7 +59,7 @@ class Training:
 
     epoch_loss and epoch_accuracy are means over the samples, as Keras reports them. loss_scale is the scale that the
     step used (1 without loss scaling). skipped_steps are the indices of the steps whose gradients overflowed, so that
-    no weight changed. The hashes show that both frameworks started from the same bits. ruler: of a float64 row that
+    no weight changed. The hashes show that both frameworks started from the same bits. rulers: of a float64 row that
     NumPy can't train.
     """
 
@@ -69,7 +70,7 @@ class Training:
     skipped_steps: list[int]
     data_sha256: str
     initial_weights_sha256: str
-    ruler: Ruler | None = None
+    rulers: list[Ruler] = field(default_factory=list)
 
 
 class Arrays(NamedTuple):

@@ -34,7 +34,7 @@ def _part_compared(row: RowResult) -> str:
     curve = next((check for check in row.checks if check.name == LOSS_CURVE.name), None)
     if curve:
         return f"{curve.steps} of {curve.of_steps}" if curve.end else ""
-    if row.training and row.training.ruler:
+    if row.training and row.training.rulers:
         return "ruler"
     return "first batch" if any(check.name == FIRST_GRADIENT.name for check in row.checks) else ""
 

@@ -25,7 +25,7 @@ from common.proof import course as course_module
 from common.proof import reference
 from common.proof.bounds import rules_of_worker
 from common.proof.checks import check_case
-from common.proof.course import certainty, course_of, follow_scale, moved_images
+from common.proof.course import RULERS, certainty, course_of, follow_scale, moved_weights
 from common.proof.probe import draw_cases
 from common.proof.reference import ROUNDINGS, binary_accuracy, exact, loss_and_gradients, train_steps
 from common.proof.runs import check_pairs, check_run, complete_checks
@@ -221,17 +221,19 @@ def test_a_run_that_diverges_is_compared_until_then() -> None:
     assert "C6 update" not in {check.name for check in complete.checks}
 
 
-def with_ruler(row: RowResult) -> RowResult:
-    """A float64 row of NumPy's, with the run once more on moved images."""
-    config = row.config
-    images, labels = draw_data(config.data)
-    weights, moved = draw_weights(config.model, SEED), moved_images(images, SEED)
-    batches = [split_batches(each, labels, 4) for each in (images, moved)]
-    steps, _ = train_steps(weights, batches[1], config.train, config.loss_scale, config.precision, exact)
-    first, other = (loss_and_gradients(weights, *each[0]).gradients for each in batches)
-    distance = np.median([np.linalg.norm(other[name] - first[name]) / np.linalg.norm(first[name]) for name in first])
+def with_rulers(row: RowResult, steps: int = 10**6) -> RowResult:
+    """A float64 row of NumPy's, with the run from moved weights; its rulers end after so many steps."""
+    config, rulers = row.config, []
+    batches = split_batches(*draw_data(config.data), 4)
+    exactly = loss_and_gradients(draw_weights(config.model, SEED), *batches[0]).gradients
+    for number in range(RULERS):
+        weights = moved_weights(config, number)
+        taken, _ = train_steps(weights, batches, config.train, config.loss_scale, config.precision, exact)
+        moved = loss_and_gradients(weights, *batches[0]).gradients
+        distances = [np.linalg.norm(moved[name] - exactly[name]) / np.linalg.norm(exactly[name]) for name in exactly]
+        rulers.append(Ruler([step.loss for step in taken[:steps]], float(np.median(distances))))
     assert row.training
-    return replace(row, training=replace(row.training, ruler=Ruler([step.loss for step in steps], float(distance))))
+    return replace(row, training=replace(row.training, rulers=rulers))
 
 
 def mistaken(framework: str, precision: str, mistake: Callable[[int], float], **settings: Any) -> RowResult:
@@ -245,7 +247,7 @@ def mistaken(framework: str, precision: str, mistake: Callable[[int], float], **
 
         patch.setattr(reference, "apply_gradients", apply_wrongly)
         row, _ = train(framework, precision, **settings)
-        return with_ruler(row) if precision == "float64" else row
+        return with_rulers(row) if precision == "float64" else row
 
 
 def falls(step: int) -> float:
@@ -259,7 +261,7 @@ def as_if_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_run_is_held_to_the_float64_row_of_its_framework(as_if_too_large: None) -> None:
-    ruler, (right, arrays) = with_ruler(train("torch", "float64")[0]), train("torch", "mixed_bfloat16")
+    ruler, (right, arrays) = with_rulers(train("torch", "float64")[0]), train("torch", "mixed_bfloat16")
     wrong = replace(train("torch", "mixed_bfloat16", learning_rate=1.3e-3)[0], config=right.config)
     for row, within in ((right, True), (wrong, False)):
         complete = complete_checks([ruler, row], lambda row: arrays)[-1]
@@ -272,7 +274,7 @@ def test_a_mistake_in_all_large_runs_of_a_framework_shows_against_the_other(
     as_if_too_large: None, precision: str
 ) -> None:
     """It is in the framework's ruler too, and cancels out there: it does not look like amplification."""
-    right, (_, arrays) = with_ruler(train("tensorflow", "float64")[0]), train("torch", "float64")
+    right, (_, arrays) = with_rulers(train("tensorflow", "float64")[0]), train("torch", "float64")
     wrong = mistaken("torch", "float64", falls)
     rows = [right, wrong] if precision == "float64" else [
         right, train("tensorflow", precision)[0], wrong, mistaken("torch", precision, falls)
@@ -283,10 +285,17 @@ def test_a_mistake_in_all_large_runs_of_a_framework_shows_against_the_other(
     assert curve.fraction > 1.5
 
 
+def test_nothing_is_compared_beyond_the_rulers(as_if_too_large: None) -> None:
+    ruler, (row, arrays) = with_rulers(train("torch", "float64")[0], steps=6), train("torch", "mixed_bfloat16")
+    complete = complete_checks([ruler, row], lambda row: arrays)[-1]
+    curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+    assert (place_of(curve), curve.passed) == ("6 of 9 steps, then chaos", True)
+
+
 def test_a_large_float64_row_is_held_to_the_other_frameworks(as_if_too_large: None) -> None:
     """Not to itself: a batch in the wrong place shows in the pair."""
     (mine, arrays), (other, _) = train("tensorflow", "float64"), train("torch", "float64")
-    mine, other = with_ruler(mine), with_ruler(other)
+    mine, other = with_rulers(mine), with_rulers(other)
     assert mine.training
     wrong = replace(mine, training=replace(mine.training, loss=mine.training.loss[::-1]))
     for row, within in ((mine, True), (wrong, False)):

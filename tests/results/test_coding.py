@@ -47,7 +47,7 @@ ROW = RowResult(
     environment=Environment("2.13", "3.12", "2.2", "Linux", {"kind": "cpu", "name": "x"}, {"layout": "NHWC"}),
     timing=Timing(1.0, [2.0, 1.0], StepTimes(0.5, 0.4, 0.6, 1), 3.0, 16.0),
     memory=Memory("host_rss", 1, 3, 2, None),
-    training=Training([1.0, None], [0.5], [1.0], [8.0, 8.0], [1], "aa", "bb", Ruler([1.0, None], 1e-7)),
+    training=Training([1.0, None], [0.5], [1.0], [8.0, 8.0], [1], "aa", "bb", [Ruler([1.0, None], 1e-7)]),
     limits=Limits(1e9, 1e9, 0.001, 500.0, Ceilings(1e12, 1e12)),
     probe=PrecisionProbe(True, {"dense/kernel": "float16"}),
     gpu=GpuUse("process", 10**9, 50.0, [], 0),
@@ -73,7 +73,7 @@ def test_fixed_names(tmp_path: Path) -> None:
         "kind", "baseline_bytes", "peak_bytes", "used_bytes", "steady_used_bytes", "device_process_peak_bytes",
     }  # fmt: skip
     assert {"flops_per_step", "bytes_per_step", "floor_s", "times_floor"} <= set(row["limits"])
-    assert row["probe"] == {"passed": True, "seen": {"dense/kernel": "float16"}}
+    assert row["probe"] == {"passed": True, "seen": {"dense/kernel": "float16"}, "execution": ""}
     assert {"loss", "epoch_loss", "epoch_accuracy", "loss_scale", "skipped_steps"} <= set(row["training"])
     assert (row["framework"], row["precision"], row["status"]) == ("torch", "mixed_float16", "ok")
 

@@ -206,7 +206,7 @@ def test_the_parity_column_says_how_far_a_run_could_be_compared(steps: int, cell
 def test_the_parity_column_says_what_was_compared_of_a_run_without_a_reference() -> None:
     first = Check("C6 first gradient", 0.1, 0.5, True, "first batch")
     assert FLOAT32.training
-    ruler = replace(FLOAT32.training, ruler=Ruler([0.5], 1e-8))
+    ruler = replace(FLOAT32.training, rulers=[Ruler([0.5], 1e-8)])
     assert parity_cell(Line((replace(FLOAT32, checks=[GOOD, first]),))) == "pass (first batch)"
     assert parity_cell(Line((replace(FLOAT32, checks=[GOOD, first], training=ruler),))) == "pass (ruler)"
     assert parity_cell(Line((replace(FLOAT32, checks=[BAD, first]),))) == BAD.name
