@@ -13,6 +13,7 @@ import numpy as np
 from common.config import Precision, RunConfig
 from common.experiment.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
 from common.experiment.weights import draw_weights
+from common.measure.contention import load_average
 from common.measure.hardware import require_support, slow_reason
 from common.measure.limits import Ceilings, find_limits, measure_ceilings
 from common.process.manifest import describe_environment
@@ -96,11 +97,12 @@ def build(impl: Implementation, config: RunConfig, device: Any) -> tuple[Any, An
 
 
 class _Trial(NamedTuple):
-    """What the row was tried on, before it trains."""
+    """What the row was tried on, before it trains. load_before: of the machine, before any of that."""
 
     checks: list[Check]
     drawn_sha256: str
     ceilings: Ceilings
+    load_before: float | None
 
 
 class _Start(NamedTuple):
@@ -117,11 +119,12 @@ class _Start(NamedTuple):
 
 def _try_out(impl: Implementation, config: RunConfig, device: Any) -> _Trial:
     """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
+    load_before = load_average()
     checks = probe(impl, config, device)
     drawn_sha256 = drawn_fingerprint(config.data)
     ceilings = _measure_ceilings(impl, config, device)
     impl.device.release_cached_memory(device)
-    return _Trial(checks, drawn_sha256, ceilings)
+    return _Trial(checks, drawn_sha256, ceilings, load_before)
 
 
 def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> Ceilings:
@@ -177,6 +180,7 @@ def _read_measures(
     impl: Implementation, config: RunConfig, trial: _Trial, start: _Start, replicas: Any, checks: list[Check]
 ) -> RowResult:
     """The row as it was measured. The clock has stopped; the memory is read before anything else takes some."""
+    contention = start.recorder.contention(trial.load_before)
     timing, memory = start.recorder.timing(), start.recorder.memory()
     return RowResult(
         config,
@@ -186,6 +190,7 @@ def _read_measures(
         replicas=describe_replicas(config, replicas.backend, impl.distributed.peaks(replicas), timing),
         training=start.recorder.training(start.data_sha256, start.initial_weights_sha256),
         limits=find_limits(config, trial.ceilings, timing.step_s),
+        contention=contention,
         checks=checks + check_replicas(impl.distributed.fingerprints(start.model, replicas)),
     )
 
