@@ -6,6 +6,7 @@ The names are loaded on first use, so that `python -m torch_impl` can refuse a w
 without importing PyTorch first.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from torch_impl.train import compiled as compiled
     from torch_impl.train import loss_and_gradients as loss_and_gradients
     from torch_impl.train import train_step as train_step
+
+# Set before the libraries are loaded. Without it a thread of libgomp that has no work spins for milliseconds. Where
+# another process has a core, it keeps those that it waits for from theirs. 3000 rounds outlast the gap between two
+# operations.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOMES = {
     "build_model": "model",
