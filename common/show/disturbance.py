@@ -42,7 +42,7 @@ def unlikely_floors(lines: Sequence[Line]) -> list[str]:
     if below:
         said.append(f"x floor below 1: {', '.join(below)}: the device was busy while its ceilings were measured")
     if above:
-        text = "steps took far longer than their work; where no note says why, something unseen slowed them"
+        text = "steps took far longer than their work, as they do beside other work or under a quota"
         said.append(f"x floor above {FAR_ABOVE_FLOOR}: {', '.join(above)}: {text}")
     return said
 
@@ -76,8 +76,10 @@ def _should_be_near(row: RowResult) -> bool:
 
 def _others(found: Sequence[Contention]) -> str:
     taken, cores = max((_cores(each.others_s, each), each.cores) for each in found)
-    ran = min(each.busy_share for each in found)
-    return f"other processes took up to {number(taken)} of {cores} cores; its threads ran {_percent(ran)} of the time"
+    ran = _percent(min(each.busy_share for each in found))
+    return (
+        f"other processes took up to {number(taken)} of {cores} cores, and its threads ran at least {ran} of the time"
+    )
 
 
 def _host(found: Sequence[Contention]) -> str:

@@ -22,6 +22,7 @@ ALONE = Contention(wall_s=2.0, cpu_s=3.9, threads=2, cores=2, queued_s=0.01, oth
         (replace(ALONE, queued_s=0.9), []),  # TensorFlow's threads, which wait for each other
         (replace(ALONE, others_s=1.9), []),  # on a machine with cores for both
         (replace(ALONE, queued_s=1.9, others_s=1.9), [Cause.OTHERS]),
+        (Contention(0.05, 0.09, 2, 2, queued_s=0.03, others_s=0.04, stolen_s=0.04), []),  # a tick or two
         (replace(ALONE, queued_s=None, others_s=1.9), [Cause.OTHERS]),
         (replace(ALONE, queued_s=1.9, others_s=None), []),
         (replace(ALONE, stolen_s=0.8), [Cause.HOST]),
