@@ -103,7 +103,7 @@ class Recorder:
             return None
         execution = self._config.execution
         threads = max(1, execution.threads // execution.devices)
-        return contention_between(self._steady_start, read_cpu(), threads, load_before, execution.devices == 1)
+        return contention_between(self._steady_start, read_cpu(), threads, load_before)
 
     def training(self, data_sha256: str, initial_weights_sha256: str) -> Training:
         return Training(

@@ -22,7 +22,7 @@ VERSION_1 = {
 }
 # The path is the host's, and the container's own group lies at the root.
 CONTAINER = {"proc/cgroup": "0::/docker/5a\n", "cgroup/cpu.max": "400000 100000\n"}
-NESTED = {**VERSION_2, "cgroup/cpu.max": "800000 100000\n"}
+NESTED = {**VERSION_2, "cgroup/cpu.max": "800000 100000\n", "cgroup/service/row/cpu.max": "300000 100000\n"}
 
 
 def write(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

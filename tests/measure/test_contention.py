@@ -41,12 +41,16 @@ def test_busy_is_the_share_of_all_threads_time() -> None:
     assert replace(ALONE, cpu_s=1.0).busy_share == 0.25
 
 
-START = CpuReading(10.0, 5.0, {"1": 1.0, "2": 3.0, "9": 8.0}, 40.0, 1.0, 7.0, Throttle(10, 2, 0.5))
-END = CpuReading(12.0, 8.0, {"1": 1.5, "2": 3.0, "3": 0.25}, 44.5, 1.5, 7.75, Throttle(30, 6, 0.75))
+START = CpuReading(
+    10.0, 5.0, {"70": 20.0, "71": 9.0}, {"1": 1.0, "2": 3.0, "9": 8.0}, 40.0, 1.0, 7.0, Throttle(10, 2, 0.5)
+)
+END = CpuReading(
+    12.0, 8.0, {"71": 9.25, "72": 0.5}, {"1": 1.5, "2": 3.0, "3": 0.25}, 45.25, 1.5, 7.75, Throttle(30, 6, 0.75)
+)
 
 
 def test_what_was_counted_between_two_readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that began meanwhile counts whole, one that has ended not at all."""
+    """A thread or a process that began meanwhile counts whole, one that has ended not at all."""
     monkeypatch.setattr(contention, "allowed_cores", lambda: {0, 1})
     monkeypatch.setattr(contention, "quota_cores", lambda: 1.5)
     assert contention_between(START, END, threads=2, load_before=0.5) == Contention(
@@ -58,7 +62,7 @@ def test_what_was_counted_between_two_readings(monkeypatch: pytest.MonkeyPatch) 
 def test_what_the_system_does_not_count_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "allowed_cores", lambda: {0, 1})
     monkeypatch.setattr(contention, "quota_cores", lambda: None)
-    start, end = (each._replace(queued_s={}, used_s=None, stolen_s=None, pressure_s=None, throttle=None)
+    start, end = (each._replace(siblings_s={}, queued_s={}, used_s=None, stolen_s=None, pressure_s=None, throttle=None)
                   for each in (START, END))  # fmt: skip
     assert contention_between(start, end, 2, None) == Contention(2.0, 3.0, 2, 2)
 
@@ -66,7 +70,8 @@ def test_what_the_system_does_not_count_is_not_known(monkeypatch: pytest.MonkeyP
 def test_without_linux_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_PROC", tmp_path)
     found = read_cpu()
-    assert (found.queued_s, found.used_s, found.stolen_s, found.pressure_s) == ({}, None, None, None)
+    assert (found.siblings_s, found.queued_s, found.used_s, found.stolen_s) == ({}, {}, None, None)
+    assert found.pressure_s is None
 
 
 def test_the_cores_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +95,14 @@ def test_threads_waits_are_read_by_thread(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "self" / "task" / thread / "schedstat").write_text(text)
     monkeypatch.setattr(contention, "_PROC", tmp_path)
     assert read_cpu().queued_s == {"1": 1.5, "2": 0.25}
+
+
+def test_processes_of_the_group_are_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replicas of a row; not this process itself, nor one of another group."""
+    own, group = os.getpid(), os.getpgrp()
+    for pid, pgrp in ((own, group), (70, group), (71, group + 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S 1 {pgrp} 5 0 -1 0 1 2 3 4 250 50 9 9 20 0\n")
+    monkeypatch.setattr(contention, "_PROC", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_CLK_TCK": 100}[name])
+    assert read_cpu().siblings_s == {"70": 3.0}

@@ -28,10 +28,11 @@ def record(
     *epochs: list[list[float]],
     on_event: Callable[[dict[str, Any]], object] = lambda event: None,
     reset_peak_memory: Callable[[], bool] = lambda: True,
+    execution: ExecutionConfig = CONFIG.execution,
 ) -> Recorder:
     """Each epoch: four lists, the loss, accuracy, scale and updates so far of its steps."""
     recorder = Recorder(
-        replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs))),
+        replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs)), execution=execution),
         on_event,
         fetch=lambda columns: columns,
         synchronize=lambda: None,
@@ -100,7 +101,7 @@ def test_every_epoch_is_told() -> None:
 
 def test_what_the_cpu_is_shared_with_counts_from_the_second_epoch_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first one it is traced and compiled, on as many cores as there are."""
-    readings = (CpuReading(10.0 * n, 7.0 * n, {}, None, None, None, None) for n in range(1, 99))
+    readings = (CpuReading(10.0 * n, 7.0 * n, {}, {}, None, None, None, None) for n in range(1, 99))
     monkeypatch.setattr(recorder_module, "read_cpu", lambda: next(readings))
     recorder = record(FIRST)
     assert recorder.contention(load_before=0.5) is None
@@ -111,11 +112,10 @@ def test_what_the_cpu_is_shared_with_counts_from_the_second_epoch_on(monkeypatch
     assert (found.wall_s, found.cpu_s, found.threads, found.load_before) == (10.0, 7.0, 1, 0.5)
 
 
-def test_replicas_share_the_threads_and_do_not_take_each_other_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = iter([CpuReading(0.0, 0.0, {}, 0.0, 0.0, 0.0, None), CpuReading(1.0, 1.0, {}, 4.0, 0.0, 0.0, None)])
+def test_replicas_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([CpuReading(1.0 * n, 1.0 * n, {}, {}, None, None, None, None) for n in range(2)])
     monkeypatch.setattr(recorder_module, "read_cpu", lambda: next(readings))
-    recorder = record(FIRST, SECOND)
-    recorder._config = replace(CONFIG, execution=ExecutionConfig(threads=8, devices=2))
+    recorder = record(FIRST, SECOND, execution=ExecutionConfig(threads=8, devices=2))
     found = recorder.contention(load_before=None)
     assert found is not None
-    assert (found.threads, found.others_s) == (4, None)
+    assert found.threads == 4
