@@ -180,8 +180,8 @@ def _read_measures(
     impl: Implementation, config: RunConfig, trial: _Trial, start: _Start, replicas: Any, checks: list[Check]
 ) -> RowResult:
     """The row as it was measured. The clock has stopped; the memory is read before anything else takes some."""
-    contention = start.recorder.contention(trial.load_before)
     timing, memory = start.recorder.timing(), start.recorder.memory()
+    contention = start.recorder.contention(trial.load_before)
     return RowResult(
         config,
         Status.OK,

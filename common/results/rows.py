@@ -193,8 +193,8 @@ def require_consistent(row: RowResult) -> None:
         _require_length(config, "timing.epoch_s", row.timing.epoch_s, config.train.epochs)
     if environment and not {"kind", "name"} <= set(environment.device):
         raise ValueError(f"{config.row_id}: environment.device lacks 'kind' or 'name'")
-    if row.contention and (row.contention.wall_s <= 0 or row.contention.threads < 1):
-        raise ValueError(f"{config.row_id}: contention.wall_s and contention.threads must be larger than 0")
+    if row.contention and min(row.contention.wall_s, row.contention.threads, row.contention.cores) <= 0:
+        raise ValueError(f"{config.row_id}: contention's wall_s, threads and cores must be larger than 0")
     if row.replicas:
         _require_length(config, "replicas.peak_bytes", row.replicas.peak_bytes, config.execution.replicas)
     if training is None:

@@ -168,7 +168,7 @@ TRAINING = Training([1.0], [1.0], [1.0], [1.0], [], "aa", "bb")
         ({"replicas": ReplicaGroup(2, 1, "gloo", 4, 1.0, [1, 2])}, "replicas.peak_bytes has 2 entries; it must have 1"),
         (
             {"contention": Contention(0.0, 1.0, 2, 2)},
-            "contention.wall_s and contention.threads must be larger than 0",
+            "contention's wall_s, threads and cores must be larger than 0",
         ),
     ],
     ids=["no environment", "steps", "epochs", "replicas", "contention"],
