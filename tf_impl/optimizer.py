@@ -108,3 +108,9 @@ def set_loss_scale(optimizer: Optimizer, scale: float) -> None:
 def applied_steps(optimizer: Optimizer) -> tf.Tensor:
     """How many steps changed the weights, scalar on the device: steps that overflowed do not count."""
     return tf.identity(optimizer.iterations)
+
+
+def second_moments(optimizer: Optimizer) -> list[tf.Tensor]:
+    """Adam's running means of the squared gradients, in the order of the variables."""
+    adam = optimizer.inner_optimizer if isinstance(optimizer, LossScale) else optimizer
+    return [velocity.value for velocity in adam._velocities]

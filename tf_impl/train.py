@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from common.process.recorder import Recorder
 from tf_impl.distributed import Replicas, global_loss, mean, sum_gradients
@@ -14,6 +15,8 @@ from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
 T = TypeVar("T")
 
 STEPS_PER_CALL = 20  # of several replicas, at most; on GPUs each is traced, which takes up to half a second
+
+EXECUTION = {False: "tf.function", True: "XLA"}  # by the compile mode
 
 
 class Step(NamedTuple):
@@ -152,6 +155,26 @@ def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorde
             steps += call()
             recorder.end_step()
         recorder.end_epoch(steps)
+
+
+def execution_of(train: Callable[[], object], model: ConvNet, images: tf.Tensor) -> str:
+    """Call train, and tell what has carried out its steps: one of EXECUTION, or in words what else.
+
+    Differs from torch_impl: the runtime is asked for the graphs that it makes of functions as they are first called.
+    """
+    runtime = context.context()
+    runtime.enable_graph_collection()
+    try:
+        train()
+        found = runtime.export_run_metadata()
+    finally:
+        runtime.disable_graph_collection()
+    nodes = [node for function in found.function_graphs for graph in function.partition_graphs for node in graph.node]
+    in_xla = any(node.attr["_XlaMustCompile"].b or node.op.startswith(("_Xla", "XlaLaunch")) for node in nodes)
+    outside = any("MatMul" in node.op or "Conv2D" in node.op for node in nodes)
+    if in_xla == outside:
+        return "XLA in part" if in_xla else "eager TensorFlow"
+    return EXECUTION[in_xla]
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:

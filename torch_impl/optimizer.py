@@ -59,6 +59,12 @@ def applied_steps(optimizer: Optimizer) -> torch.Tensor:
     return state["step"].clone() if state else torch.zeros((), device=parameter.device)
 
 
+def second_moments(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Adam's running means of the squared gradients, in the order of the parameters."""
+    adam = optimizer.adam
+    return [adam.state[parameter]["exp_avg_sq"] for group in adam.param_groups for parameter in group["params"]]
+
+
 def _use_keras_epsilon(adam: torch.optim.Adam, epsilon: float) -> None:
     """Set the epsilon of step t to epsilon / sqrt(1 - beta_2**t).
 

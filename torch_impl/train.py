@@ -27,6 +27,8 @@ INDUCTOR = {
     "cuda": {"max_autotune": True, "coordinate_descent_tuning": True, **ROUND_AS_EAGER},
 }
 
+EXECUTION = {False: "eager PyTorch", True: "torch.compile"}  # by the compile mode
+
 
 class Step(NamedTuple):
     """What one step reports, as scalars that stay on the device until the epoch ends.
@@ -103,7 +105,7 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
-        model.logits.compile(dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
+        model.logits.compile(fullgraph=True, dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
     return partial(function, model, optimizer)
 
 
@@ -132,6 +134,29 @@ def train_epochs(calls: Sequence[Callable[[], list[Step]]], epochs: int, recorde
             steps += call()
             recorder.end_step()
         recorder.end_epoch(steps)
+
+
+def execution_of(train: Callable[[], object], model: ConvNet, images: torch.Tensor) -> str:
+    """Call train, and tell what has carried out its steps: one of EXECUTION, or in words what else.
+
+    Differs from tf_impl: the backward pass of one more call tells it, since a compiled one is a single function.
+    """
+    train()
+    names = _functions_of(model.logits(images).grad_fn)
+    if not any("CompiledFunction" in name for name in names):
+        return EXECUTION[False]
+    return EXECUTION[True] if names <= {"CompiledFunctionBackward", "AccumulateGrad"} else "torch.compile in part"
+
+
+def _functions_of(last: torch.autograd.graph.Node | None) -> set[str]:
+    """The names of all functions of a backward pass."""
+    found, ahead = set(), [last]
+    while ahead:
+        function = ahead.pop()
+        if function is not None and function not in found:
+            found.add(function)
+            ahead += [before for before, _ in function.next_functions]
+    return {type(function).__name__ for function in found}
 
 
 def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:

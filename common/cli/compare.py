@@ -19,8 +19,9 @@ from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
 from common.show.disturbance import disturbances
+from common.show.extents import parity_of
 from common.show.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
-from common.show.table import draw_cells, failures, leave_out, parity_of
+from common.show.table import draw_cells, failures, leave_out
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
@@ -230,6 +231,7 @@ def _facts(rows: Sequence[RowResult]) -> dict[tuple[str, str], str]:
                 "NumPy": row.environment.numpy_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
+                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
             }
             for fact, value in said.items():
                 facts.setdefault((row.framework, fact), value)

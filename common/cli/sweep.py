@@ -41,8 +41,9 @@ from common.results.store import Store, StoreError, read_results
 from common.show.crossover import Gain, Gains, crossover, gains_along
 from common.show.disturbance import disturbances
 from common.show.drawing import draw
+from common.show.extents import parity_cell
 from common.show.lines import NOTHING, group, number, saved
-from common.show.table import draw_cells, failures, leave_out, parity_of, unsteady
+from common.show.table import draw_cells, failures, leave_out, unsteady
 from common.text import in_one_line, printable, resume_options, say, show, time_stamp
 
 AXES = {  # and what a figure calls it
@@ -211,7 +212,7 @@ def _cells(gain: Gain, axis: str) -> dict[str, str]:
         "95 %": f"{gain.interval[0]:.2f}-{gain.interval[1]:.2f}" if gain.interval else NOTHING,
         "verdict": gain.verdict,
         "saved": NOTHING if less is None else f"{round(100 * less)} %",
-        "parity": parity_of(line),
+        "parity": parity_cell(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
 

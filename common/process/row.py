@@ -12,18 +12,20 @@ import numpy as np
 
 from common.config import Precision, RunConfig
 from common.experiment.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
-from common.experiment.weights import draw_weights
+from common.experiment.weights import Weights, draw_weights
 from common.measure.contention import load_average
 from common.measure.hardware import require_support, slow_reason
 from common.measure.limits import Ceilings, find_limits, measure_ceilings
 from common.process.manifest import describe_environment
 from common.process.monitor import NO_MONITORS, Monitors, attempt, ignore
 from common.process.recorder import OnArrays, OnEvent, Recorder
-from common.proof.checks import check_replicas, check_start
+from common.proof.checks import check_replicas, check_start, relative_error
+from common.proof.course import can_follow, moved_images
 from common.proof.implementation import Implementation
-from common.proof.probing import examine, probe
+from common.proof.probing import evaluate, examine, first_batch_case, probe
+from common.proof.trial import TrialEnd, check_trial, trial_config
 from common.results.check import Check, PrecisionProbe
-from common.results.rows import Arrays, RowResult, Status, describe_replicas
+from common.results.rows import Arrays, RowResult, Ruler, Status, describe_replicas
 
 Batch = tuple[np.ndarray, np.ndarray]  # images (B, H, W, C) and labels (B, 1)
 
@@ -76,15 +78,16 @@ def train(
 ) -> RowResult:
     """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
     impl.device.set_tf32(config.precision is Precision.TF32)
-    trial = _try_out(impl, config, device)
-    start = _prepare(impl, config, device, replicas, on_event)
+    trial = _try_out(impl, config, device, replicas)
+    start = _prepare(impl, config, device, replicas, on_event, _draw_batches(config))
     checks = trial.checks + _check_start(impl, config, trial, start)
     further_steps = impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
     measured = _read_measures(impl, config, trial, start, replicas, checks)
     arrays, seen = _examine(impl, config, start, replicas)
     if on_arrays:
         on_arrays(arrays)
-    row = _judged(impl, measured, start.recorder, seen, device)
+    measured = _with_ruler(impl, measured, device, replicas, start.host_batches, arrays.first_gradients)
+    row = _judged(impl, measured, start.recorder, replace(seen, execution=trial.execution), device)
     monitors.on_measured(row)
     return attempt(row, "trace", partial(impl.monitor.trace_steps, further_steps, device), monitors.trace)
 
@@ -100,6 +103,7 @@ class _Trial(NamedTuple):
     """What the row was tried on, before it trains. load_before: of the machine, before any of that."""
 
     checks: list[Check]
+    execution: str
     drawn_sha256: str
     ceilings: Ceilings
     load_before: float | None
@@ -117,14 +121,31 @@ class _Start(NamedTuple):
     initial_weights_sha256: str
 
 
-def _try_out(impl: Implementation, config: RunConfig, device: Any) -> _Trial:
+def _try_out(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> _Trial:
     """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
     load_before = load_average()
     checks = probe(impl, config, device)
+    execution, trial_checks = try_training(impl, trial_config(config), device, replicas)
     drawn_sha256 = drawn_fingerprint(config.data)
     ceilings = _measure_ceilings(impl, config, device)
     impl.device.release_cached_memory(device)
-    return _Trial(checks, drawn_sha256, ceilings, load_before)
+    return _Trial(checks + trial_checks, execution, drawn_sha256, ceilings, load_before)
+
+
+def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> tuple[str, list[Check]]:
+    """The row's own training, as it will be timed, on the small run of trial_config: what carried it out, and C9."""
+    start = _prepare(impl, config, device, replicas, ignore, _draw_batches(config))
+    images, labels = (values[: config.train.batch_size] for values in start.host_batches[0])
+    on_device, _ = impl.device.to_device(images, labels, device, impl.precision.variable_dtype(config.precision))
+    train = partial(impl.train, start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    execution = impl.steps.execution_of(train, start.model, on_device)
+    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
+    weights = impl.model.export_weights(start.model)
+    moments = impl.model.export_gradients(start.model, impl.optimizer.second_moments(start.optimizer))
+    logits = impl.device.to_numpy(start.model.logits(on_device))
+    impl.model.load_weights(start.model, weights)
+    end = TrialEnd(weights, moments, logits, impl.device.to_numpy(start.model.logits(on_device)))
+    return execution, check_trial(RowResult(config, Status.OK, training=training), end)
 
 
 def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> Ceilings:
@@ -134,9 +155,10 @@ def _measure_ceilings(impl: Implementation, config: RunConfig, device: Any) -> C
     return measure_ceilings(config, partial(impl.device.copy_seconds, device=device), products)
 
 
-def _prepare(impl: Implementation, config: RunConfig, device: Any, replicas: Any, on_event: OnEvent) -> _Start:
+def _prepare(
+    impl: Implementation, config: RunConfig, device: Any, replicas: Any, on_event: OnEvent, host_batches: list[Batch]
+) -> _Start:
     """The data on the device, then the recorder, then the model: the recorder's baseline holds the data alone."""
-    host_batches = _draw_batches(config)
     dtype = impl.precision.variable_dtype(config.precision)
     batches = [impl.distributed.shard(images, labels, dtype, replicas) for images, labels in host_batches]
     recorder = _make_recorder(impl, config, device, replicas, on_event)
@@ -201,10 +223,32 @@ def _examine(impl: Implementation, config: RunConfig, start: _Start, replicas: A
     return examine(impl, start.model, start.optimizer, config, replicas, *start.host_batches[0])
 
 
+def _with_ruler(
+    impl: Implementation, row: RowResult, device: Any, replicas: Any, host_batches: list[Batch], gradients: Weights
+) -> RowResult:
+    """The row, and of a float64 row that NumPy can't train its ruler: the run once more, on moved images."""
+    config = row.config
+    if row.training is None or config.precision is not Precision.FLOAT64 or can_follow(config):
+        return row
+    moved = [(moved_images(images, config.data.seed), labels) for images, labels in host_batches]
+    start = _prepare(impl, config, device, replicas, ignore, moved)
+    impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
+    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
+    first = first_batch_case(config, *moved[0])
+    (evaluation,) = evaluate(impl, start.model, start.optimizer, config, replicas, [first])
+    distances = [relative_error(evaluation.gradients[name], gradient) for name, gradient in gradients.items()]
+    ruler = Ruler(training.loss, float(np.median(distances)))
+    return replace(row, training=replace(row.training, ruler=ruler))
+
+
 def _judged(impl: Implementation, row: RowResult, recorder: Recorder, seen: PrecisionProbe, device: Any) -> RowResult:
     """The row with its status and, where that is not ok, why: a label that is untrue outweighs all else."""
     status, detail = recorder.status()
-    if not seen.passed:
+    asked = impl.steps.EXECUTION[row.config.execution.compile]
+    if seen.execution != asked:
+        seen = replace(seen, passed=False)
+        status, detail = Status.LABEL_UNTRUE, f"carried out by {seen.execution} instead of {asked}"
+    elif not seen.passed:
         computed_in = ", ".join(sorted(set(seen.seen.values())))
         status, detail = Status.LABEL_UNTRUE, f"computed in {computed_in} instead of {row.config.precision}"
     found = impl.device.describe_device(device)

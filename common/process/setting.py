@@ -1,4 +1,4 @@
-"""The setting of a row: what its outcome depends on besides its config. That is the versions, the device and our code.
+"""The setting of a row: what its outcome depends on besides its config: versions, device, the environment, our code.
 
 A resumed run takes over the rows whose key is still the same, and runs the others again.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.measure.hardware import cpu_name, driver_version, has_gpu
 from common.measure.nvml import gpu_name
+from common.process.variables import describe_variables
 from common.text import LONGEST_FACT, printable
 
 # Distributions that change what a framework computes, or how fast.
@@ -53,8 +54,14 @@ def installed_versions(framework: str) -> dict[str, str]:
 
 
 def describe_setting(framework: str, python: str, device: str) -> dict[str, str]:
-    """Everything of one line a fact: the versions of the interpreter `python`, the device, a digest of our code."""
-    return {**_versions_of(python, framework), **_describe_device(device), "code": _code_sha256(framework)}
+    """Everything of one line a fact: versions of the interpreter `python`, device, variables, a digest of our code."""
+    variables = describe_variables(os.environ)
+    return {
+        **_versions_of(python, framework),
+        **_describe_device(device),
+        "variables": variables,
+        "code": _code_sha256(framework),
+    }
 
 
 def row_key(config: RunConfig, setting: dict[str, str]) -> str:

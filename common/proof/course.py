@@ -1,6 +1,6 @@
 """What a run is held to: its first batch in float64, and the course of the whole training, with the price of roundings.
 
-A run that NumPy can train is followed step by step; a larger one is held to the float64 rows of both frameworks."""
+A run that NumPy can train is followed step by step; a larger one is held to the float64 row of its own framework."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,16 @@ from common.measure.limits import step_flops
 from common.proof.bounds import KERAS_UPDATE, ROUNDOFF
 from common.proof.checks import gradient_bounds, joined, relative_error, rounds
 from common.proof.probe import Case
-from common.proof.reference import ROUNDINGS, Evaluation, ReferenceStep, exact, follow_steps, loss_and_gradients
+from common.proof.reference import (
+    ROUNDINGS,
+    Evaluation,
+    ReferenceStep,
+    State,
+    exact,
+    follow_steps,
+    loss_and_gradients,
+    on_grid,
+)
 from common.results.rows import RowResult, Status, Training
 
 # What NumPy trains in a few seconds, three times the cpu preset; and the largest single step that it is asked for.
@@ -41,6 +50,7 @@ class WholeRun(NamedTuple):
     correct: in each step, the samples whose logit has the right sign. certainty: in each epoch, the samples' logits, in
     multiples of E0. contradicted: steps whose skip, or its absence, no rounding explains. update: final less starting
     weights, all in one row. update_price: E0 of it. stored: how far storing the weights after each step rounds it.
+    second_moments: Adam's, all in one row. moments_price: E0 of them.
     """
 
     correct: np.ndarray
@@ -49,19 +59,21 @@ class WholeRun(NamedTuple):
     update: np.ndarray
     update_price: float
     stored: float
+    second_moments: np.ndarray
+    moments_price: float
 
 
 @dataclass(frozen=True)
 class Course:
     """What a run is held to: the reference's loss at each step, and what the dtype's roundings cost (the price E0).
 
-    error: E0 at each step, as a difference of the loss. limit: how many steps can be compared however small the error
-    is; of the rulers themselves the first update alone. whole: None where NumPy can't train the run.
+    error: E0 at each step, as a difference of the loss. late_error: that of the late loss, whose size alone is known.
+    whole: None where NumPy can't train the run.
     """
 
     loss: np.ndarray
     error: np.ndarray
-    limit: int
+    late_error: float
     whole: WholeRun | None = None
 
 
@@ -127,11 +139,29 @@ def _first_pass(
 
 
 def course_of(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
-    """What the row's training is held to; None where it is too large for NumPy and `rows` lacks the rulers."""
-    config, training = row.config, training_of(row)
-    if step_flops(config) * len(training.loss) <= LARGEST_RUN_FLOPS:
-        return _numpy_course(_computation(config), tuple(training.skipped_steps))
+    """What the row's training is held to; None where it is too large for NumPy and `rows` lacks its float64 row."""
+    if can_follow(row.config):
+        return numpy_course(row.config, training_of(row).skipped_steps)
     return _float64_course(row, rows)
+
+
+def can_follow(config: RunConfig) -> bool:
+    """Whether NumPy can train the run."""
+    return step_flops(config) * config.steps_per_epoch * config.train.epochs <= LARGEST_RUN_FLOPS
+
+
+def moved_images(images: np.ndarray, seed: int) -> np.ndarray:
+    """Images (N, H, W, C) in float64, every value a rounding of float32 larger or smaller."""
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], images.shape)
+    return images * (1 + ROUNDOFF[Precision.FLOAT32] * signs)
+
+
+def numpy_course(config: RunConfig, skipped: Sequence[int], grids: Sequence[float] = (1.0,)) -> Course:
+    """The run as NumPy trains it, which skips the steps that the row skipped.
+
+    grids: by what factors the roundings' grid is moved. Each makes errors of its own, and E0 is the largest.
+    """
+    return _numpy_course(_computation(config), tuple(skipped), tuple(grids))
 
 
 def _computation(config: RunConfig) -> RunConfig:
@@ -141,7 +171,8 @@ def _computation(config: RunConfig) -> RunConfig:
 
 
 @cache
-def _numpy_course(config: RunConfig, skipped: tuple[int, ...]) -> Course:
+@np.errstate(over="ignore", invalid="ignore")  # where a run overflows, so does its reference
+def _numpy_course(config: RunConfig, skipped: tuple[int, ...], grids: tuple[float, ...]) -> Course:
     """The run in float64, beside the emulator's: what roundings to 16 bits make of it. Both skip what the row skipped.
 
     In float32 and float64 what stands for the emulator is float64 with the weights moved by a rounding of float32, and
@@ -155,24 +186,33 @@ def _numpy_course(config: RunConfig, skipped: tuple[int, ...]) -> Course:
         signs = np.random.default_rng(data.seed)
         moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
         moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
-    emulated, moved_end = follow_steps(
-        moved, batches, moved_train, config.loss_scale, precision, ROUNDINGS[precision], skipped,
-        config.execution.replicas,
-    )  # fmt: skip
+    runs = [
+        follow_steps(
+            moved, batches, moved_train, config.loss_scale, precision, on_grid(ROUNDINGS[precision], grid), skipped,
+            config.execution.replicas,
+        )
+        for grid in grids
+    ]  # fmt: skip
+    emulated = runs[0][0]
     steps, end = _exact_run(data, config.model, train, skipped)
-    loss, rounded = (np.array([step.loss for step in run]) for run in (steps, emulated))
+    loss = np.array([step.loss for step in steps])
+    rounded = np.array([[step.loss for step in run] for run, _ in runs])
     labels = [labels for _, labels in batches] * train.epochs
-    update, moved_update = (joined(w, weights) - joined(weights, weights) for w in (end, moved_end))
-    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end, weights))
+    start = joined(weights, weights)
+    update, moved_updates = joined(end.weights, weights) - start, [joined(s.weights, weights) - start for _, s in runs]
+    moments, moved_moments = joined(end.second_moments, weights), [joined(s.second_moments, weights) for _, s in runs]
+    u, size = ROUNDOFF[Precision(precision.variable_dtype)], np.linalg.norm(joined(end.weights, weights))
     whole = WholeRun(
         correct=np.array([np.sum((step.logits > 0) == (y > 0)) for step, y in zip(steps, labels, strict=True)]),
         certainty=list(map(certainty, _logits(steps, len(batches)), _logits(emulated, len(batches)))),
         contradicted=[number for number, step in enumerate(emulated) if step.contradicted],
         update=update,
-        update_price=relative_error(moved_update, update),
+        update_price=max(relative_error(moved_update, update) for moved_update in moved_updates),
         stored=float(u * size * np.sqrt(len(steps)) / np.linalg.norm(update)),
+        second_moments=moments,
+        moments_price=max(relative_error(moved, moments) for moved in moved_moments),
     )
-    return Course(loss, np.abs(rounded - loss), len(loss), whole)
+    return Course(loss, np.abs(rounded - loss).max(axis=0), max(abs(late(run) - late(loss)) for run in rounded), whole)
 
 
 def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
@@ -184,34 +224,54 @@ def _logits(steps: Sequence[ReferenceStep], per_epoch: int) -> list[np.ndarray]:
 @cache
 def _exact_run(
     data: DataConfig, model: ModelConfig, train: TrainConfig, skipped: tuple[int, ...]
-) -> tuple[list[ReferenceStep], Weights]:
+) -> tuple[list[ReferenceStep], State]:
     weights, batches = draw_weights(model, data.seed), split_batches(*draw_data(data), train.batch_size)
     return follow_steps(weights, batches, train, LossScaleConfig(), Precision.FLOAT64, exact, skipped)
 
 
 def _float64_course(row: RowResult, rows: Sequence[RowResult]) -> Course | None:
-    """The run in float64 by the row's own framework; None where the two frameworks' float64 rows are not both there.
+    """The run in float64 by the row's own framework; None where that row is not there.
 
-    All that they differ in is Keras' own error in the update, so the way they grow apart shows how training amplifies
-    a known difference. E0 is that of the first gradient, amplified as much; skipped steps amplify nothing. A float64
-    row skips nothing, so a row that does is compared up to there; and the two are compared with each other up to the
-    first update alone, since beyond it they are the ruler.
+    E0 is that of the first gradient, amplified as a training in float64 amplifies a known one; skipped steps amplify
+    nothing. A float64 row skips nothing, so a row that does is compared up to there.
     """
-    exact_rows = [other for other in rows if other.status is Status.OK and other.precision == Precision.FLOAT64]
-    exact_rows = [other for other in exact_rows if experiment_of(other) == experiment_of(row)]
-    losses = {other.framework: as_array(training_of(other).loss) for other in reversed(exact_rows)}
+    rulers = [other for other in rows if _is_ruler(other) and experiment_of(other) == experiment_of(row)]
+    exact_row = next((other for other in rulers if other.framework == row.framework), None)
     first = first_batch(row)
-    if len(losses) < len(FRAMEWORKS) or first is None:
+    if exact_row is None or first is None:
         return None
-    reference, loss, skipped = losses[row.framework], as_array(training_of(row).loss), training_of(row).skipped_steps
-    apart = np.abs(losses[FRAMEWORKS[0]] - losses[FRAMEWORKS[1]]) / running_rms(reference)
-    growth = np.maximum(1.0, np.maximum.accumulate(apart) / KERAS_UPDATE)
-    applied = np.array([step not in skipped for step in range(len(loss))], int)
+    training, reference = training_of(row), as_array(training_of(exact_row).loss)
+    growth = np.min([_growth(training_of(ruler)) for ruler in rulers], axis=0)
+    applied = np.array([step not in training.skipped_steps for step in range(len(reference))], int)
     price = first.price if rounds(row.config.precision) else KERAS_UPDATE
-    error = price * growth[np.cumsum(applied) - applied] * running_rms(loss)
-    if row.precision == Precision.FLOAT64:
-        return Course(reference, error, 2)
-    return Course(reference, error, len(loss))
+    error = price * growth[np.cumsum(applied) - applied] * running_rms(as_array(training.loss))
+    return Course(reference, error, min(_late_growth(training_of(ruler)) for ruler in rulers))
+
+
+def _is_ruler(row: RowResult) -> bool:
+    return row.status is Status.OK and row.training is not None and row.training.ruler is not None
+
+
+def _growth(training: Training) -> np.ndarray:
+    """By what factor an error of the first gradient has grown before each step, as an error of the loss; at least 1.
+
+    A mistake of the framework is in both of its trainings, and so does not look like growth. One that is another each
+    time does; the other framework's ruler is smaller then.
+    """
+    assert training.ruler is not None
+    loss = as_array(training.loss)
+    apart = np.abs(as_array(training.ruler.loss) - loss) / running_rms(loss)
+    return np.maximum(1.0, np.maximum.accumulate(apart) / training.ruler.moved_by)
+
+
+def _late_growth(training: Training) -> float:
+    assert training.ruler is not None
+    return abs(late(as_array(training.ruler.loss)) - late(as_array(training.loss)))
+
+
+def late(loss: np.ndarray) -> float:
+    """The median of a run's second half, in which single steps may be anything."""
+    return float(np.median(loss[len(loss) // 2 :]))
 
 
 def running_rms(values: np.ndarray) -> np.ndarray:

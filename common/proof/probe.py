@@ -22,8 +22,14 @@ PROBE_BATCH = 16
 # scale grows within the probe. Neither is a default of Keras or torch, so a value that was not passed on shows.
 PROBE_LOSS_SCALE = LossScaleConfig(initial_scale=256.0, growth_interval=4)
 
+# The scale falls from 256 to 1/8 and grows to 4 again: a scaler that stops at 1, as Keras 2 does, shows. Overflows come
+# one by one and in a row; they interrupt one finite step, and three, which then must not count towards the next growth.
 PROBE_STEPS = 50
-OVERFLOWING_STEPS = {3: np.inf, 4: -np.inf, 5: np.nan, 11: np.inf, 17: np.inf, 29: np.nan, 30: np.inf}
+OVERFLOWING_STEPS = {
+    **dict.fromkeys((3, 11, *range(17, 24)), np.inf),
+    4: -np.inf,
+    **dict.fromkeys((5, 24, 28), np.nan),
+}
 
 # From where epsilon (1e-7) hardly matters to where it is most of the first steps' denominator.
 GRADIENT_SIZES = (1e-3, 1e-5, 1e-6)

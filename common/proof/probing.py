@@ -107,9 +107,14 @@ def examine(
     images (N, H, W, C) and labels (N, 1), in the order of training. The model is left with weights of the probe.
     """
     final_weights = impl.model.export_weights(model)
-    start, size = draw_weights(config.model, config.data.seed), config.train.batch_size
-    cases = label_cases(config.model, size)
-    first_batch = Case("first batch", start, images[:size], labels[:size])
+    cases = label_cases(config.model, config.train.batch_size)
+    first_batch = first_batch_case(config, images, labels)
     first, *others = evaluate(impl, model, optimizer, config, replicas, [first_batch, *cases])
     seen = see_precision(cases, [evaluation.logits for evaluation in others])
     return Arrays(first.gradients, final_weights), PrecisionProbe(is_label_true(config.precision, seen), seen)
+
+
+def first_batch_case(config: RunConfig, images: np.ndarray, labels: np.ndarray) -> Case:
+    """The run's first batch on its starting weights; images (N, H, W, C) and labels (N, 1) in the order of training."""
+    size = config.train.batch_size
+    return Case("first batch", draw_weights(config.model, config.data.seed), images[:size], labels[:size])

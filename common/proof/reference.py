@@ -60,6 +60,11 @@ ROUNDINGS: dict[Precision, Rounding] = {
 }
 
 
+def on_grid(rounding: Rounding, factor: float) -> Rounding:
+    """The rounding to a grid that is moved by the factor: other roundings, of the same size."""
+    return rounding if factor == 1 else lambda values: rounding(values * factor) / factor
+
+
 # Where a run overflows, so does its reference, and inf - inf is as it should be.
 _overflowing = np.errstate(over="ignore", invalid="ignore")
 
@@ -267,10 +272,10 @@ def follow_steps(
     rounding: Rounding,
     skipped: Container[int],
     replicas: int = 1,
-) -> tuple[list[ReferenceStep], Weights]:
+) -> tuple[list[ReferenceStep], State]:
     """As train_steps, but skip the steps of these indices and no others, as the run did that is followed.
 
-    So a step whose gradient is within a rounding of 65504 does not part the two.
+    So a step whose gradient is within a rounding of 65504 does not part the two. Returns every step and the last state.
     """
     state, steps = make_state(weights, loss_scale, precision), []
     for number, batch in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
@@ -286,7 +291,7 @@ def follow_steps(
         else:
             apply_gradients(state, gradients, train, loss_scale if precision.scales_loss else None)
         steps.append(ReferenceStep(loss, logits, scale, state.applied_steps, contradicted))
-    return steps, state.weights
+    return steps, state
 
 
 def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,26 +16,31 @@ from common.config import FRAMEWORKS, Precision, RunConfig
 from common.experiment.weights import Weights, draw_weights
 from common.proof.bounds import (
     ACCURACY,
-    CHAOS,
     EPOCH,
     EPOCH_LOSS,
     FIRST_GRADIENT,
     FLOAT32_TRAINING,
     HALF_A_SAMPLE,
+    LATE,
+    LATE_LOSS,
     LEAST_SHARE_OF_PRICE,
     LOSS_CURVE,
     PAIR_GRADIENT,
+    PAIR_LATE,
     PAIR_LOSS,
     PAIR_RULES,
+    PAIR_SIZE,
     PAIR_SKIPPED,
     PAIR_UPDATE,
     PRESENCE,
     PRICES,
     RUN_LABEL,
+    RUN_RULES,
     SCALE_TRACE,
     SKIPPED,
     STEPS_TO_A_DOUBTFUL_SKIP,
     UPDATE,
+    UPDATE_SIZE,
     Rule,
     rules_of_worker,
 )
@@ -50,10 +54,12 @@ from common.proof.course import (
     experiment_of,
     first_batch,
     follow_scale,
+    late,
     running_rms,
     training_of,
 )
-from common.results.check import Check, End, worst_first, worst_of_each_name
+from common.proof.extent import Extent, compare_over, find_extent
+from common.results.check import Check, worst_first, worst_of_each_name
 from common.results.rows import Arrays, ParityEntry, RowResult, Training, times
 
 ArraysOf = Callable[[RowResult], Arrays]
@@ -61,10 +67,7 @@ ArraysOf = Callable[[RowResult], Arrays]
 
 def complete_checks(rows: Sequence[RowResult], arrays_of: ArraysOf) -> list[RowResult]:
     """Add C6 to every row that was trained, well or not; checks of an earlier C6 are replaced."""
-    names = {
-        rule.name
-        for rule in (PRESENCE, FIRST_GRADIENT, RUN_LABEL, LOSS_CURVE, UPDATE, ACCURACY, EPOCH, SCALE_TRACE, SKIPPED)
-    }
+    names = {rule.name for rule in (PRESENCE, *RUN_RULES)}
     own = [replace(row, checks=[check for check in row.checks if check.name not in names]) for row in rows]
     return [
         replace(row, checks=row.checks + check_run(row, arrays_of(row), rows)) if row.training else row for row in own
@@ -91,26 +94,33 @@ def check_pairs(rows: Sequence[RowResult], arrays_of: ArraysOf) -> dict[tuple[st
 
 def check_run(row: RowResult, arrays: Arrays, rows: Sequence[RowResult]) -> list[Check]:
     """C6 on a row that was trained. A run too large for NumPy is held to the float64 rows among `rows`."""
-    config, training = row.config, training_of(row)
-    loss = as_array(training.loss)
-    checks = [_check_presence(row), _check_epochs(config, training), _check_scale_trace(config, training)]
+    checks = [_check_presence(row)]
     if first := first_batch(row):
         checks += check_gradients(FIRST_GRADIENT, "first batch", arrays.first_gradients, first.gradients, first.bounds)
-        checks += _check_label(config, first, arrays.first_gradients)
-    course = course_of(row, rows)
+        checks += _check_label(row.config, first, arrays.first_gradients)
+    return checks + check_training(row, arrays, course_of(row, rows))
+
+
+def check_training(row: RowResult, arrays: Arrays, course: Course | None) -> list[Check]:
+    """C6 but for the first batch: the reports of a trained row and, where there is a course, every step to compare."""
+    config, training = row.config, training_of(row)
+    loss = as_array(training.loss)
+    checks = [_check_epochs(config, training), _check_scale_trace(config, training)]
     if course and (course.whole or config.precision is not Precision.FLOAT64):  # not the ruler by itself
         skips = [] if course.whole else training.skipped_steps  # a float64 row skips nothing
-        extent = _extent(row, course, loss, min((step + 1 for step in skips), default=len(loss)))
+        extent = find_extent(row, course, loss, min((step + 1 for step in skips), default=len(loss)))
         steps = extent.steps
         bound = _bound(row, _price(course, course.loss[:steps]))
-        checks.append(_compare_over(extent, LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound))
+        checks.append(compare_over(extent, LOSS_CURVE, relative_error(loss[:steps], course.loss[:steps]), bound))
         if course.whole:
             differing = [step for step in course.whole.contradicted if step < steps]
             checks.append(compare(SKIPPED, len(differing), 0, f"steps {differing}" if differing else "all steps"))
             checks += _check_accuracy(row, course.whole, steps)
         if course.whole and steps == len(loss):
             error = relative_error(_update(config, arrays), course.whole.update)
-            checks.append(_compare_over(extent, UPDATE, error, _update_bound(row, course.whole)))
+            checks.append(compare_over(extent, UPDATE, error, _update_bound(row, course.whole)))
+        if extent.has_an_end(loss):
+            checks.append(_check_late(LATE, loss, course.loss, course))
     return checks
 
 
@@ -122,24 +132,34 @@ def check_pair(
     loss, reference = (as_array(training_of(row).loss) for row in (one, other))
     course = course_of(one, rows)
     either = loss + reference  # not finite where one of them is not
-    extent = _extent(one, course, either, len(loss)) if course else _Extent(len(loss), len(loss))
-    within = extent.steps
+    extent = find_extent(one, course, either, len(loss)) if course else Extent(0, len(loss))
+    within = extent.steps if course else len(loss)
     differing = abs(sum(step < within for step in skipped) - sum(step < within for step in skipped_by_other))
-    checks = [_compare_over(extent, PAIR_SKIPPED, differing, max(1, within // STEPS_TO_A_DOUBTFUL_SKIP))]
+    checks = [compare_over(extent, PAIR_SKIPPED, differing, max(1, within // STEPS_TO_A_DOUBTFUL_SKIP))]
     if first := first_batch(one):
         checks += check_gradients(
             PAIR_GRADIENT, "first batch", arrays.first_gradients, others.first_gradients, first.bounds
         )
     if course:
         parting = min((step + 1 for step in set(skipped) ^ set(skipped_by_other)), default=len(loss))
-        extent = _extent(one, course, either, parting)
+        extent = find_extent(one, course, either, parting)
         steps = extent.steps
         bound = _bound(one, _price(course, reference[:steps]))
-        checks.append(_compare_over(extent, PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound))
+        checks.append(compare_over(extent, PAIR_LOSS, relative_error(loss[:steps], reference[:steps]), bound))
         if course.whole and steps == len(loss):
             error = relative_error(_update(one.config, arrays), _update(one.config, others))
-            checks.append(_compare_over(extent, PAIR_UPDATE, error, _update_bound(one, course.whole)))
+            checks.append(compare_over(extent, PAIR_UPDATE, error, _update_bound(one, course.whole)))
+    if extent.has_an_end(either):
+        checks.append(_check_late(PAIR_LATE, loss, reference, course))
+        sizes = [float(np.linalg.norm(_update(one.config, each))) for each in (arrays, others)]
+        checks.append(compare(PAIR_SIZE, abs(sizes[0] / sizes[1] - 1), UPDATE_SIZE, "final less starting weights"))
     return checks
+
+
+def _check_late(rule: Rule, loss: np.ndarray, reference: np.ndarray, course: Course | None) -> Check:
+    size = float(running_rms(reference)[-1])
+    price = course.late_error / size if course else 0.0
+    return compare(rule, abs(late(loss) - late(reference)) / size, max(LATE_LOSS, PRICES * price), "second half")
 
 
 def _check_presence(row: RowResult) -> Check:
@@ -194,39 +214,6 @@ def _check_label(config: RunConfig, first: FirstBatch, actual: Weights) -> list[
     ]
 
 
-class _Extent(NamedTuple):
-    """How many of the steps can be compared and, where not all, why no more: see Check."""
-
-    steps: int
-    of_steps: int
-    end: End = ""
-
-
-def _extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) -> _Extent:
-    """How many steps can be compared, and why not more. A step's loss is taken before the step is skipped.
-
-    A loss that is not finite ends it: the row's status says so, and why it came to be can't be told from the loss.
-    """
-    steps = len(course.loss)
-    overflow = int(np.argmin(np.append(np.isfinite(loss), False)))
-    finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
-    known = _horizon(course.error, course.loss, row.config.precision)
-    chaos = max(min(2, finite), known)  # the first update in any case
-    ends: tuple[tuple[int, End], ...] = (
-        (steps, ""),
-        (course.limit, "ruler"),
-        (parting, "skip"),
-        (overflow, "not_finite"),
-        (chaos, "chaos"),
-    )
-    least, end = min(ends, key=lambda choice: choice[0])
-    return _Extent(least, steps, end)
-
-
-def _compare_over(extent: _Extent, rule: Rule, difference: float, bound: float) -> Check:
-    return replace(compare(rule, difference, bound), **extent._asdict())
-
-
 def _bound(row: RowResult, price: float) -> float:
     return PRICES * price if rounds(row.config.precision) else FLOAT32_TRAINING
 
@@ -239,12 +226,6 @@ def _update_bound(row: RowResult, whole: WholeRun) -> float:
 def _price(course: Course, loss: np.ndarray) -> float:
     """E0 of these first steps' losses."""
     return float(np.linalg.norm(course.error[: len(loss)]) / np.linalg.norm(loss))
-
-
-def _horizon(error: np.ndarray, loss: np.ndarray, precision: Precision) -> int:
-    known = error / running_rms(loss) < (CHAOS if rounds(precision) else FLOAT32_TRAINING / PRICES)
-    lost = ~known  # also where the reference itself is not finite any more
-    return int(np.argmax(lost)) if lost.any() else len(loss)
 
 
 def _update(config: RunConfig, arrays: Arrays) -> np.ndarray:

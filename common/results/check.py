@@ -56,7 +56,11 @@ def worst_of_each_name(checks: Iterable[Check]) -> list[Check]:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionProbe:
-    """Whether a row ran in the precision of its label; seen: for each kernel, the coarsest precision from it on."""
+    """Whether a row ran as its label says; seen: for each kernel, the coarsest precision from it on.
+
+    execution: what carried out its steps, as the framework shows it; "" in files of before.
+    """
 
     passed: bool
     seen: dict[str, str]
+    execution: str = ""

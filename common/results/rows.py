@@ -43,12 +43,24 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ruler:
+    """The same training in float64 on images moved a little, which shows how much a training amplifies an error.
+
+    loss: at each step. moved_by: relative distance of the first batch's gradients to those of the images as they are.
+    """
+
+    loss: list[float | None]
+    moved_by: float
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What was computed. Lists a step have one entry per batch; loss and accuracy are taken before the update.
 
     epoch_loss and epoch_accuracy are means over the samples, as Keras reports them. loss_scale is the scale that the
     step used (1 without loss scaling). skipped_steps are the indices of the steps whose gradients overflowed, so that
-    no weight changed. The hashes show that both frameworks started from the same bits.
+    no weight changed. The hashes show that both frameworks started from the same bits. ruler: of a float64 row that
+    NumPy can't train.
     """
 
     loss: list[float | None]
@@ -58,6 +70,7 @@ class Training:
     skipped_steps: list[int]
     data_sha256: str
     initial_weights_sha256: str
+    ruler: Ruler | None = None
 
 
 class Arrays(NamedTuple):
@@ -106,8 +119,8 @@ class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
     log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
-    failed. run_id: drawn for each process. setting: versions, device and code. key: sha256 of config and setting; a
-    resumed run takes over what has the same.
+    failed. run_id: drawn for each process. setting: versions, device, variables and code. key: sha256 of config and
+    setting; a resumed run takes over what has the same.
     """
 
     config: RunConfig

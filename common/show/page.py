@@ -16,10 +16,10 @@ from common.experiment.article import T4
 from common.results.files import write_text
 from common.results.rows import Results
 from common.show.canvas import COLOURS, FAINT, INK, STYLE, write_figure
+from common.show.extents import extents
 from common.show.figures import figures
 from common.show.lines import group, number
 from common.show.table import (
-    extents,
     failures,
     log_tails,
     manifest_table,

@@ -8,12 +8,13 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.measure.statistics import instability
-from common.proof.bounds import FIRST_GRADIENT, GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, REPLICAS, RULES
+from common.proof.bounds import GRADIENT, REPLICAS, RULES
 from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.show.disturbance import cause_of, disturbances, unlikely_floors
+from common.show.extents import extents, label_of, parity_cell
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
-from common.show.words import extent_of, place_of, rows_of
+from common.show.words import place_of
 from common.text import LONGEST_FACT, printable
 
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
@@ -151,34 +152,10 @@ def leave_out(table: list[dict[str, str]], columns: Sequence[str]) -> None:
                 del cells[column]
 
 
-def extents(entries: Sequence[ParityEntry]) -> list[str]:
-    """Over how much of the run the losses could be compared, and which rows' losses and gradients could not."""
-    labels: dict[str, dict[str, None]] = {}
-    for entry in entries:
-        for rule in (LOSS_CURVE, PAIR_LOSS):
-            found = {extent_of(check) for check in entry.checks if check.name == rule.name}
-            for extent in sorted(found):
-                labels.setdefault(f"{rule.name} over {printable(extent)}", {})[_label(entry)] = None
-        if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
-            reason = (
-                "not held to float64: too large for NumPy, and float64 rows of both frameworks are not there"
-                if any(check.name == PRESENCE.name for check in entry.checks)
-                else "not held to float64: the runs were not compared"
-            )
-            labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[_label(entry)] = None
-        compared, held = (
-            {rows_of(check) for check in entry.checks if check.name == rule.name} for rule in (PRESENCE, FIRST_GRADIENT)
-        )
-        if too_large := sorted(compared - held):
-            text = f"{FIRST_GRADIENT.name} not held to float64: a step too large for NumPy: {', '.join(too_large)}"
-            labels.setdefault(text, {})[_label(entry)] = None
-    return [f"{text}: {', '.join(names)}" for text, names in labels.items()]
-
-
 def failures(entries: Sequence[ParityEntry]) -> list[str]:
     """Every check that failed, worst first: its name, tensor and difference / bound."""
     return [
-        f"{_label(entry)}: {printable(check.name)} failed, {printable(place_of(check))}: "
+        f"{label_of(entry)}: {printable(check.name)} failed, {printable(place_of(check))}: "
         f"{_difference(check)}, bound {check.bound:.3g}, {check.fraction:.3g} times"
         for entry in entries
         for check in worst_first(entry.checks)
@@ -201,6 +178,7 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
                 "version": row.environment.framework_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
+                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
             }
             for fact, value in facts.items():
                 columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
@@ -255,10 +233,6 @@ def draw_cells(table: Sequence[dict[str, str]], tablefmt: str) -> str:
     )
 
 
-def _label(entry: ParityEntry) -> str:
-    return f"{printable(entry.precision)}{' compiled' if entry.compile else ''}"
-
-
 def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
     gain, less = speed_up(line, baseline), saved(line, baseline)
     ends = interval(line, baseline) if baseline and baseline is not line else None
@@ -293,7 +267,7 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "loss": number(line.median("loss")),
         "acc %": number(line.median("acc %")),
         "skips": number(line.median("skips")),
-        "parity": parity_of(line),
+        "parity": parity_cell(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),
     }
 
@@ -354,16 +328,6 @@ def _named(lines: Sequence[Line], texts_of: Callable[[Line], Sequence[str]]) -> 
             if text:
                 names.setdefault(text, []).append(line.name)
     return [(text, ", ".join(named)) for text, named in names.items()]
-
-
-def parity_of(line: Line) -> str:
-    """pass, or the name of the check that failed worst; a loss that is not finite passes nothing."""
-    checks = worst_first(check for row in line.rows for check in row.checks)
-    if not checks:
-        return NOTHING
-    if not checks[0].passed:
-        return checks[0].name
-    return "not comparable" if any(row.status is Status.NONFINITE for row in line.rows) else "pass"
 
 
 def _spread(line: Line) -> str:

@@ -1,7 +1,15 @@
-"""Did a row run in the precision on its label? The probe sees which bits survive; a wrong label becomes a status."""
+"""Did a row run as its label says, in its precision and compiled or not? A wrong label becomes a status.
 
+The probe sees which bits survive; the trial, what carries out its steps.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +17,12 @@ import pytest
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.proof.probe import LABEL_SMALL_VALUE, LABEL_VALUE, is_label_true, label_cases, see_precision
 from common.proof.reference import ROUNDINGS, loss_and_gradients
-from common.results.rows import Status
+from common.results.rows import RowResult, Status
+from common.results.store import read_results
+from tests.conftest import needs_tensorflow, needs_torch, run_parity
+from tests.late import Late
+
+torch, tf = map(Late, ("torch", "tensorflow"))
 
 SHAPE = (6, 5, 3)
 MODEL = ModelConfig(SHAPE, filters=8)
@@ -48,6 +61,7 @@ def test_a_row_runs_in_what_its_label_says(impl: SimpleNamespace, precision: Pre
     assert row.status is Status.OK
     assert row.probe.passed
     assert row.probe.seen == dict.fromkeys(KERNELS, precision.compute_dtype)
+    assert row.probe.execution == impl.train.EXECUTION[False]
 
 
 @pytest.mark.parametrize("planted", [Precision.FLOAT32, Precision.MIXED_BFLOAT16])
@@ -93,3 +107,116 @@ def test_the_cases_have_the_shape_of_the_run() -> None:
     for case in label_cases(replace(MODEL, filters=16), 3):
         assert case.images.shape == (3, *SHAPE)
         assert case.weights["conv3/kernel"].shape == (1, 1, 16, 16)
+
+
+# What carried the steps out. Each change makes it another than the row's label says.
+
+
+def compiled_row(impl: SimpleNamespace, compile: bool = True) -> RowResult:
+    asked = config(impl, Precision.FLOAT32)
+    return impl.run.run(replace(asked, execution=ExecutionConfig("cpu", compile)))
+
+
+def forced_to_be_eager(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another part of the process may have asked for."""
+    torch.compiler.set_stance("force_eager")
+
+
+def functions_run_eagerly(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set to find a fault, and left on."""
+    tf.config.run_functions_eagerly(True)
+
+
+def never_compiled(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option gets lost on its way."""
+    right = impl.run.compiled
+    monkeypatch.setattr(impl.run, "compiled", lambda *arguments: right(*arguments[:-1], False))
+
+
+def always_compiled(impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = impl.run.compiled
+    monkeypatch.setattr(impl.run, "compiled", lambda *arguments: right(*arguments[:-1], True))
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """What a change has set for the whole process is set back."""
+    yield
+    if "tensorflow" in sys.modules:
+        tf.config.run_functions_eagerly(False)
+    if "torch" in sys.modules:
+        torch.compiler.set_stance("default")
+
+
+@needs_torch
+@pytest.mark.parametrize("change", [forced_to_be_eager, never_compiled])
+def test_a_row_of_torch_that_was_not_compiled(
+    torch_impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, as_it_was: None, change: Any
+) -> None:
+    change(torch_impl, monkeypatch)
+    row = compiled_row(torch_impl)
+    assert (row.status, row.detail) == (
+        Status.LABEL_UNTRUE, "carried out by eager PyTorch instead of torch.compile",
+    )  # fmt: skip
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("change", "compile", "detail"),
+    [
+        (functions_run_eagerly, False, "carried out by eager TensorFlow instead of tf.function"),
+        (functions_run_eagerly, True, "carried out by eager TensorFlow instead of XLA"),
+        (never_compiled, True, "carried out by tf.function instead of XLA"),
+        (always_compiled, False, "carried out by XLA instead of tf.function"),
+    ],
+)
+def test_a_row_of_tensorflow_that_ran_otherwise(
+    tensorflow_impl: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    as_it_was: None,
+    change: Any,
+    compile: bool,
+    detail: str,
+) -> None:
+    change(tensorflow_impl, monkeypatch)
+    row = compiled_row(tensorflow_impl, compile)
+    assert (row.status, row.detail) == (Status.LABEL_UNTRUE, detail)
+
+
+@pytest.mark.slow
+@needs_torch
+def test_a_row_of_torch_that_was_compiled_unasked(torch_impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    always_compiled(torch_impl, monkeypatch)
+    assert compiled_row(torch_impl, compile=False).detail == "carried out by torch.compile instead of eager PyTorch"
+
+
+@pytest.mark.slow
+def test_a_compiled_row_is_as_its_label_says(impl: SimpleNamespace) -> None:
+    row = compiled_row(impl)
+    assert (row.status, row.probe.execution) == (Status.OK, impl.train.EXECUTION[True])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framework", "compile", "variable", "value", "detail"),
+    [
+        pytest.param(
+            "tensorflow", "off", "TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit",
+            "carried out by XLA in part instead of tf.function", marks=needs_tensorflow,
+        ),
+        pytest.param(
+            "torch", "on", "TORCHDYNAMO_DISABLE", "1",
+            "carried out by eager PyTorch instead of torch.compile", marks=needs_torch,
+        ),
+    ],
+)  # fmt: skip
+def test_a_variable_of_the_environment_that_changes_it(
+    tmp_path: Path, framework: str, compile: str, variable: str, value: str, detail: str
+) -> None:
+    process = run_parity(
+        "--preset", "smoke", "--device", "cpu", "--frameworks", framework, "--precisions", "float32",
+        "--compile", compile, "--output", tmp_path / "run", env={**os.environ, variable: value},
+    )  # fmt: skip
+    (row,) = read_results(tmp_path / "run" / "results.json").rows
+    assert (row.status, row.detail) == (Status.LABEL_UNTRUE, detail)
+    assert process.returncode == 4  # nothing ran well

@@ -22,14 +22,15 @@ from common.config import (
 from common.experiment.data import draw_data, split_batches
 from common.experiment.weights import Weights, draw_weights
 from common.proof import course as course_module
+from common.proof import reference
 from common.proof.bounds import rules_of_worker
 from common.proof.checks import check_case
-from common.proof.course import certainty, course_of, follow_scale
+from common.proof.course import certainty, course_of, follow_scale, moved_images
 from common.proof.probe import draw_cases
-from common.proof.reference import ROUNDINGS, binary_accuracy, loss_and_gradients, train_steps
+from common.proof.reference import ROUNDINGS, binary_accuracy, exact, loss_and_gradients, train_steps
 from common.proof.runs import check_pairs, check_run, complete_checks
 from common.results.check import Check
-from common.results.rows import Arrays, Environment, RowResult, Status, Training
+from common.results.rows import Arrays, Environment, RowResult, Ruler, Status, Training
 from common.show.words import place_of
 
 SHAPE, SEED = (6, 7, 3), 12
@@ -220,31 +221,91 @@ def test_a_run_that_diverges_is_compared_until_then() -> None:
     assert "C6 update" not in {check.name for check in complete.checks}
 
 
-def test_a_large_run_is_held_to_the_float64_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_ruler(row: RowResult) -> RowResult:
+    """A float64 row of NumPy's, with the run once more on moved images."""
+    config = row.config
+    images, labels = draw_data(config.data)
+    weights, moved = draw_weights(config.model, SEED), moved_images(images, SEED)
+    batches = [split_batches(each, labels, 4) for each in (images, moved)]
+    steps, _ = train_steps(weights, batches[1], config.train, config.loss_scale, config.precision, exact)
+    first, other = (loss_and_gradients(weights, *each[0]).gradients for each in batches)
+    distance = np.median([np.linalg.norm(other[name] - first[name]) / np.linalg.norm(first[name]) for name in first])
+    assert row.training
+    return replace(row, training=replace(row.training, ruler=Ruler([step.loss for step in steps], float(distance))))
+
+
+def mistaken(framework: str, precision: str, mistake: Callable[[int], float], **settings: Any) -> RowResult:
+    """A row whose learning rate is another at each step, by the factor that `mistake` makes of the step's number."""
+    with pytest.MonkeyPatch.context() as patch:
+        apply, numbers = reference.apply_gradients, iter(range(10**6))
+
+        def apply_wrongly(state: Any, gradients: Weights, train: TrainConfig, loss_scale: Any) -> None:
+            rate = train.learning_rate * mistake(next(numbers))
+            apply(state, gradients, replace(train, learning_rate=rate), loss_scale)
+
+        patch.setattr(reference, "apply_gradients", apply_wrongly)
+        row, _ = train(framework, precision, **settings)
+        return with_ruler(row) if precision == "float64" else row
+
+
+def falls(step: int) -> float:
+    """By a tenth after every third step."""
+    return 0.1 ** ((step + 1) // 3)
+
+
+@pytest.fixture
+def as_if_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
-    keras_rate = 1e-3 * (1 - 6.4e-6)
-    exact = [train("tensorflow", "float64", learning_rate=keras_rate), train("torch", "float64")]
-    exact = [(replace(row, config=replace(row.config, train=exact[1][0].config.train)), a) for row, a in exact]
-    right, wrong = train("torch", "mixed_bfloat16"), train("torch", "mixed_bfloat16", learning_rate=1.3e-3)
-    wrong = (replace(wrong[0], config=right[0].config), wrong[1])
-    for (row, arrays), within in ((right, True), (wrong, False)):
-        rows = [other for other, _ in exact] + [row]
-        complete = complete_checks(rows, lambda row, arrays=arrays: arrays)[-1]
+
+
+def test_a_large_run_is_held_to_the_float64_row_of_its_framework(as_if_too_large: None) -> None:
+    ruler, (right, arrays) = with_ruler(train("torch", "float64")[0]), train("torch", "mixed_bfloat16")
+    wrong = replace(train("torch", "mixed_bfloat16", learning_rate=1.3e-3)[0], config=right.config)
+    for row, within in ((right, True), (wrong, False)):
+        complete = complete_checks([ruler, row], lambda row: arrays)[-1]
         curve = next(check for check in complete.checks if check.name == "C6 loss curve")
         assert (place_of(curve), curve.passed) == ("all 9 steps", within)
 
 
-def test_a_large_float64_row_is_not_held_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only to the other framework's, over the first update; a batch in the wrong place shows there."""
-    monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
+@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_bfloat16"])
+def test_a_mistake_in_all_large_runs_of_a_framework_shows_against_the_other(
+    as_if_too_large: None, precision: str
+) -> None:
+    """It is in the framework's ruler too, and cancels out there: it does not look like amplification."""
+    right, (_, arrays) = with_ruler(train("tensorflow", "float64")[0]), train("torch", "float64")
+    wrong = mistaken("torch", "float64", falls)
+    rows = [right, wrong] if precision == "float64" else [
+        right, train("tensorflow", precision)[0], wrong, mistaken("torch", precision, falls)
+    ]  # fmt: skip
+    checks = check_pairs(rows, lambda row: arrays)[precision, False]
+    curve = next(check for check in checks if check.name == "C8 loss curve")
+    assert place_of(curve) == "tensorflow, torch: all 9 steps"
+    assert curve.fraction > 1.5
+
+
+def test_a_large_float64_row_is_held_to_the_other_frameworks(as_if_too_large: None) -> None:
+    """Not to itself: a batch in the wrong place shows in the pair."""
     (mine, arrays), (other, _) = train("tensorflow", "float64"), train("torch", "float64")
+    mine, other = with_ruler(mine), with_ruler(other)
     assert mine.training
     wrong = replace(mine, training=replace(mine.training, loss=mine.training.loss[::-1]))
     for row, within in ((mine, True), (wrong, False)):
         rows = complete_checks([row, other], lambda row: arrays)
         assert "C6 loss curve" not in {check.name for check in rows[0].checks}
         checks = check_pairs(rows, lambda row: arrays)["float64", False]
-        assert next(check.passed for check in checks if check.name == "C8 loss curve") == within
+        curve = next(check for check in checks if check.name == "C8 loss curve")
+        assert (place_of(curve), curve.passed) == ("tensorflow, torch: all 9 steps", within)
+
+
+def test_where_nothing_can_be_compared_runs_still_end_alike(as_if_too_large: None) -> None:
+    """Without a float64 row: one framework stops learning after six steps, and its loss stays near 0.7."""
+    rate = {"epochs": 16, "learning_rate": 0.02}
+    mine, arrays = train("tensorflow", "mixed_bfloat16", **rate)
+    right, wrong = train("torch", "mixed_bfloat16", **rate)[0], mistaken("torch", "mixed_bfloat16", falls, **rate)
+    for other, within in ((right, True), (wrong, False)):
+        checks = check_pairs([mine, other], lambda row: arrays)["mixed_bfloat16", False]
+        late = next(check for check in checks if check.name == "C8 late loss")
+        assert (late.passed, late.fraction > 1.5) == (within, not within), late
 
 
 def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

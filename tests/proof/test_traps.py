@@ -213,6 +213,18 @@ def skips_counted(impl: SimpleNamespace, right: Any) -> Any:
     return apply_gradients
 
 
+def floor_of_1(impl: SimpleNamespace, right: Any) -> Any:
+    """The scale stops at 1, as it does in Keras 2."""
+
+    def apply_gradients(model: Any, optimizer: Any, gradients: Any) -> None:
+        right(model, optimizer, gradients)
+        scale = impl.optimizer.loss_scale(optimizer)
+        floored = tf.maximum(scale, 1.0) if impl.framework == "tensorflow" else scale.clamp(min=1.0)
+        impl.optimizer.set_loss_scale(optimizer, floored)
+
+    return apply_gradients
+
+
 TRAPS = {
     # layouts
     "convolution kernel with H and W swapped": (EVERY, in_the_weights(swapped), "C1 logits"),
@@ -249,6 +261,9 @@ TRAPS = {
     ),
     "an initial scale of twice the size": (FLOAT16, in_the_scaler(initial_scale=512.0), "C5 loss scale"),
     "another growth interval": (FLOAT16, in_the_scaler(growth_interval=5), "C5 loss scale"),
+    "a loss scale that stops at 1": (
+        FLOAT16, instead_of("train", "apply_gradients", floor_of_1), "C5 loss scale",
+    ),
     "gradients left scaled": (FLOAT16, in_the_gradients(lambda g, scale: g * scale), "C4 optimizer"),
     "gradients unscaled twice": (FLOAT16, in_the_gradients(lambda g, scale: g / scale), "C4 optimizer"),
     "skipped steps counted in Adam's t": (

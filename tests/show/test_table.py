@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from common.config import ExecutionConfig, Precision, RunConfig
 from common.measure.limits import Ceilings, Limits
 from common.measure.memory import Memory
@@ -9,8 +11,10 @@ from common.measure.nvml import GpuUse
 from common.measure.timing import StepTimes, Timing
 from common.proof.runs import judge
 from common.results.check import Check
-from common.results.rows import Environment, ReplicaGroup, RowResult, Status, Training
-from common.show.table import extents, failures, manifest_table, notes, parity_table, speed_table
+from common.results.rows import Environment, ReplicaGroup, RowResult, Ruler, Status, Training
+from common.show.extents import extents, parity_cell
+from common.show.lines import Line
+from common.show.table import failures, manifest_table, notes, parity_table, speed_table
 
 
 def make(
@@ -173,10 +177,39 @@ def test_the_extent_of_the_comparison_is_said() -> None:
     ]
     compared = Check("C7 presence", 0, 0, True, "every check")
     assert extents(judge([replace(FLOAT16, checks=[GOOD, compared])])) == [
-        "C6 loss curve not held to float64: too large for NumPy, and float64 rows of both frameworks are not there: "
+        "C6 loss curve not held to float64: too large for NumPy, and no float64 row of its framework is there: "
         "mixed_float16",
         "C6 first gradient not held to float64: a step too large for NumPy: torch: mixed_float16",
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "cell", "note"),
+    [
+        (60, "pass", "all 60 steps"),
+        (6, "pass (6 of 60)", "6 of 60 steps, then chaos"),
+        (
+            5,
+            "pass (5 of 60)",
+            "5 of 60 steps, then chaos: the others are held by the small run (C9) and the late loss alone",
+        ),
+    ],
+)
+def test_the_parity_column_says_how_far_a_run_could_be_compared(steps: int, cell: str, note: str) -> None:
+    """Below a tenth of the steps a note says what holds the others."""
+    curve = Check("C6 loss curve", 0.1, 0.5, True, steps=steps, of_steps=60, end="chaos" if steps < 60 else "")
+    row = replace(FLOAT32, checks=[GOOD, curve])
+    assert parity_cell(Line((row,))) == cell
+    assert extents(judge([row])) == [f"C6 loss curve over {note}: float32"]
+
+
+def test_the_parity_column_says_what_was_compared_of_a_run_without_a_reference() -> None:
+    first = Check("C6 first gradient", 0.1, 0.5, True, "first batch")
+    assert FLOAT32.training
+    ruler = replace(FLOAT32.training, ruler=Ruler([0.5], 1e-8))
+    assert parity_cell(Line((replace(FLOAT32, checks=[GOOD, first]),))) == "pass (first batch)"
+    assert parity_cell(Line((replace(FLOAT32, checks=[GOOD, first], training=ruler),))) == "pass (ruler)"
+    assert parity_cell(Line((replace(FLOAT32, checks=[BAD, first]),))) == BAD.name
 
 
 def test_pairs_join_the_verdict_of_their_rows() -> None:
