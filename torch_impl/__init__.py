@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from torch_impl.train import train_step as train_step
 
 # Set before the libraries are loaded. Without it a thread of libgomp that has no work spins for milliseconds. Where
-# another process has a core, it keeps those that it waits for from theirs. 3000 rounds outlast the gap between two
-# operations.
+# other processes want its core, the thread that it waits for gets none. 3000 rounds outlast the gap between two
+# operations: on two crowded cores a float32 step of the cpu preset takes 54 to 72 ms instead of 165 to 312, in the
+# median of four runs; alone it takes 12.4 instead of 12.0, at the least. Not to spin at all costs 12 % there.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
