@@ -3,6 +3,7 @@
 The program is common/process/row.py, the same for both frameworks; here is what this one brings to it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -70,6 +71,7 @@ def describe_execution(config: RunConfig, device: torch.device) -> dict[str, str
         "autotuning": f"cudnn.benchmark {torch.backends.cudnn.benchmark}",
         "optimizer": "torch.optim.Adam, fused; Keras' epsilon by a pre-step hook",
         "threads": f"{torch.get_num_threads()} in one operation",
+        "waiting threads": f"GOMP_SPINCOUNT {os.environ.get('GOMP_SPINCOUNT', '-')}",
         **({"distribution": "DistributedDataParallel, a process a device"} if config.execution.replicas > 1 else {}),
         **describe_fixed_choices(config),
     }

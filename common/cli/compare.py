@@ -18,6 +18,7 @@ from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
 from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
+from common.show.disturbance import disturbances
 from common.show.extents import parity_of
 from common.show.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
 from common.show.table import draw_cells, failures, leave_out
@@ -124,8 +125,15 @@ def lost(old: Results, new: Results) -> list[str]:
 
 
 def notes(old: Results, new: Results, changes: Sequence[Change]) -> list[str]:
-    """What the table can't say: which rows are in one alone, why some are not judged, which versions changed."""
-    return [*_only_in(old, new, "NEW"), *_only_in(new, old, "OLD"), *_doubts(changes), *_changed_facts(old, new)]
+    """What the table can't say: rows in one alone or not judged, rows that were disturbed, what has changed."""
+    return [
+        *_only_in(old, new, "NEW"),
+        *_only_in(new, old, "OLD"),
+        *_doubts(changes),
+        *(f"OLD: {note}" for note in disturbances([change.old for change in changes])),
+        *(f"NEW: {note}" for note in disturbances([change.new for change in changes])),
+        *_changed_facts(old, new),
+    ]
 
 
 def is_ok(line: Line) -> bool:

@@ -106,7 +106,8 @@ def add_experiment_options(parser: Parser) -> None:
         type=positive_int,
         default=available_cores(),
         metavar="N",
-        help="CPU threads in one operation, shared by replicas (default: every core, here %(default)s)",
+        help="CPU threads in one operation, shared by replicas (default: every core, or as many as a container's CPU "
+        "quota lasts for, rounded up; here %(default)s)",
     )
 
 

@@ -39,6 +39,7 @@ from common.results.files import write_text
 from common.results.rows import Results
 from common.results.store import Store, StoreError, read_results
 from common.show.crossover import Gain, Gains, crossover, gains_along
+from common.show.disturbance import disturbances
 from common.show.drawing import draw
 from common.show.extents import parity_cell
 from common.show.lines import NOTHING, group, number, saved
@@ -221,6 +222,7 @@ def _notes(found: Sequence[Gains], swept: Mapping[int, Results], axis: str) -> l
         *(f"- {gains[0].line.name} {crossover(gains, axis)}" for gains in found),
         *(f"- {axis} {size}: {reason}" for size, results in swept.items() for reason in failures(results.parity)),
         *(f"- {axis} {size}: {note}" for size, results in swept.items() for note in unsteady(group(results.rows))),
+        *(f"- {axis} {size}: {note}" for size, results in swept.items() for note in disturbances(group(results.rows))),
     ]
 
 

@@ -1,6 +1,7 @@
 """Facts about the hardware that neither framework is needed for: the CPU, and which precisions are native where."""
 
 import ctypes
+import math
 import os
 import platform
 import re
@@ -8,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from common.config import Precision
+from common.measure.cgroup import quota_cores
+from common.measure.kernel import read_file
 
 # From this compute capability on a GPU has matrix units for the precision (NVIDIA CUDA C++ Programming Guide,
 # "Arithmetic Instructions" and "Tensor Cores").
@@ -72,9 +75,15 @@ def cpu_flags() -> set[str]:
     return set(_first(r"(?m)^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo()).split())
 
 
+def allowed_cores() -> set[int]:
+    """The numbers of the cores that this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads this process can keep busy: its cores, or as many as its quota lasts for where that is fewer."""
+    cores, quota = len(allowed_cores()), quota_cores()
+    return min(cores, math.ceil(quota)) if quota else cores
 
 
 def has_gpu() -> bool:
@@ -85,7 +94,7 @@ def has_gpu() -> bool:
 
 def driver_version() -> str:
     """The NVIDIA driver's version; "" where there is none."""
-    return _first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", _read("/proc/driver/nvidia/version"))
+    return _first(r"Kernel Module(?: for \w+)?\s+([\d.]+)", read_file(Path("/proc/driver/nvidia/version")))
 
 
 def gpu_libraries() -> dict[str, str]:
@@ -93,7 +102,7 @@ def gpu_libraries() -> dict[str, str]:
 
     What is loaded need not be what the framework was built with: another package, or LD_LIBRARY_PATH, may come first.
     """
-    maps = _read("/proc/self/maps")
+    maps = read_file(Path("/proc/self/maps"))
     versions = {
         "driver": {driver_version()},
         "cuda loaded": {_cudart_version(path) for path in re.findall(r"/\S*libcudart[^/\s]*\.so[^/\s]*", maps)},
@@ -118,14 +127,7 @@ def cudnn_version(number: int) -> str:
 
 @cache
 def _cpuinfo() -> str:
-    return _read("/proc/cpuinfo")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+    return read_file(Path("/proc/cpuinfo"))
 
 
 def _first(pattern: str, text: str) -> str:

@@ -4,17 +4,28 @@ The memory that the driver counts for a process is the one definition that both 
 context, the libraries' kernels and whatever an allocator holds in reserve.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 INTERVAL_S = 0.1  # between two samples: short beside an epoch, long beside the tenths of a millisecond that one takes
 
 # nvml.h, nvmlClocksEventReasons: what makes a GPU run slower than it could.
-SLOWED_BY = {0x04: "the power limit", 0x20: "heat", 0x40: "heat", 0x80: "the power supply", 0x08: "a hardware slowdown"}
+SLOWED_BY = {
+    0x02: "a clock setting",
+    0x04: "the power limit",
+    0x08: "a hardware slowdown",
+    0x10: "a slower GPU of its sync boost group",
+    0x20: "heat",
+    0x40: "heat",
+    0x80: "the power supply",
+}
+SM_CLOCK = 1  # nvml.h, nvmlClockType
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,8 @@ class GpuUse:
 
     memory_source: "process", or, where the driver names none of the row's (in some containers), "growth of the device"
     since the row began. energy_per_epoch_j: of the whole device, over the steady epochs. slowed_by: what held the
-    clocks down at some time. other_processes: how many there were at most beside the row's.
+    clocks down at some time. other_processes and other_bytes: how many there were at most beside the row's, and what
+    they held. sm_clock_mhz: its median over the steady epochs, beside the most that the GPU can do.
     """
 
     memory_source: str
@@ -31,6 +43,9 @@ class GpuUse:
     energy_per_epoch_j: float | None
     slowed_by: list[str]
     other_processes: int
+    other_bytes: int | None = None
+    sm_clock_mhz: float | None = None
+    max_sm_clock_mhz: int | None = None
 
 
 class DeviceWatch:
@@ -45,37 +60,53 @@ class DeviceWatch:
         self._gpu = self._read(_visible_gpu, nvml, number)
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         self._start_bytes = memory.used if memory else 0
-        self._process_bytes = self._growth_bytes = self._others = self._slowed = 0
+        self._process_bytes = self._growth_bytes = self._others = self._other_bytes = self._slowed = 0
         self._energy_mj: list[int] = []
+        self._is_steady = False
+        self._clocks_mhz: list[int] = []
+        self._steady_clocks = 0
+        self._earlier = self._processes().keys()
 
     def sample(self) -> None:
-        """Read the memory now, and what holds the clocks down."""
-        processes = {
-            each.pid: each.usedGpuMemory or 0 for each in self._ask("nvmlDeviceGetComputeRunningProcesses") or []
-        }
+        """Read the memory now, the clock, and what holds it down."""
+        processes = self._processes()
         memory = self._ask("nvmlDeviceGetMemoryInfo")
-        ours = [used for pid, used in processes.items() if self._is_ours(pid)]
-        self._process_bytes = max(self._process_bytes, sum(ours))
+        ours = {pid: used for pid, used in processes.items() if self._is_ours(pid)}
+        # Where none is named as the row's, as in some containers, those that were there before it are another's.
+        others = [used for pid, used in processes.items() if (pid not in ours if ours else pid in self._earlier)]
+        self._process_bytes = max(self._process_bytes, sum(ours.values()))
         self._growth_bytes = max(self._growth_bytes, memory.used - self._start_bytes if memory else 0)
-        self._others = max(self._others, len(processes) - len(ours) if ours else 0)
+        self._others, self._other_bytes = max(self._others, len(others)), max(self._other_bytes, sum(others))
         self._slowed |= self._ask("nvmlDeviceGetCurrentClocksEventReasons") or 0
+        if self._is_steady and (clock_mhz := self._ask("nvmlDeviceGetClockInfo", SM_CLOCK)):
+            self._clocks_mhz.append(clock_mhz)
 
     def end_epoch(self) -> None:
-        """Read the energy counter: call at the end of every epoch."""
+        """Read the energy counter, and count the clocks until now as steady: call at the end of every epoch."""
+        self._is_steady, self._steady_clocks = True, len(self._clocks_mhz)
         energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         if energy_mj is not None:  # there is none before Volta
             self._energy_mj.append(energy_mj)
 
     def use(self) -> GpuUse:
-        """Sum up; the first epoch, with tracing and autotuning, is left out of the energy."""
+        """Sum up; the first epoch, with tracing and autotuning, is left out of the energy and the clock."""
         epochs = len(self._energy_mj) - 1
+        clocks_mhz = self._clocks_mhz[: self._steady_clocks]
         return GpuUse(
             memory_source="process" if self._process_bytes else "growth of the device",
             process_peak_bytes=self._process_bytes or self._growth_bytes or None,
             energy_per_epoch_j=(self._energy_mj[-1] - self._energy_mj[0]) / epochs / 1e3 if epochs > 0 else None,
             slowed_by=sorted({name for bit, name in SLOWED_BY.items() if self._slowed & bit}),
             other_processes=self._others,
+            other_bytes=self._other_bytes or None,
+            sm_clock_mhz=median(clocks_mhz) if clocks_mhz else None,
+            max_sm_clock_mhz=self._ask("nvmlDeviceGetMaxClockInfo", SM_CLOCK),
         )
+
+    def _processes(self) -> dict[int, int]:
+        """The bytes that each process holds, by its pid; 0 where the driver doesn't say."""
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        return {each.pid: each.usedGpuMemory or 0 for each in processes}
 
     def _is_ours(self, pid: int) -> bool:
         """Whether it is the row's process or, of several devices, one that it has started."""
@@ -84,9 +115,9 @@ class DeviceWatch:
         except OSError:  # it has ended
             return False
 
-    def _ask(self, function: str) -> Any:
+    def _ask(self, function: str, *arguments: int) -> Any:
         """What NVML's function says of the GPU; None where this driver or its bindings don't have it."""
-        return None if self._gpu is None else self._read(lambda: getattr(self._nvml, function)(self._gpu))
+        return None if self._gpu is None else self._read(lambda: getattr(self._nvml, function)(self._gpu, *arguments))
 
     def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -110,16 +141,20 @@ class GpuWatch:
             watch.end_epoch()
 
     def use(self) -> GpuUse:
-        """Memory and other processes of the GPU that has the most, energy of all, whatever held one's clocks down."""
+        """Memory and other processes of the fullest GPU, energy of all, the slowest clock, what held any down."""
         uses = [watch.use() for watch in self._watches]
         energies = [use.energy_per_epoch_j for use in uses if use.energy_per_epoch_j is not None]
         most = max(uses, key=lambda use: use.process_peak_bytes or 0)
+        slowest = min(uses, key=lambda use: use.sm_clock_mhz or math.inf)
         return GpuUse(
             memory_source=most.memory_source,
             process_peak_bytes=most.process_peak_bytes,
             energy_per_epoch_j=sum(energies) if len(energies) == len(uses) else None,
             slowed_by=sorted({cause for use in uses for cause in use.slowed_by}),
             other_processes=max(use.other_processes for use in uses),
+            other_bytes=max(use.other_bytes or 0 for use in uses) or None,
+            sm_clock_mhz=slowest.sm_clock_mhz,
+            max_sm_clock_mhz=slowest.max_sm_clock_mhz,
         )
 
 

@@ -55,16 +55,17 @@ def speed_up_interval(
     return low, high
 
 
-def instability(processes: Sequence[Sequence[float]], steps_per_epoch: int) -> str:
+def instability(processes: Sequence[Sequence[float]], steps_per_epoch: int, cause: str = "") -> str:
     """Why the row's times are unsteady, in one clause with its figures in ms a step; "" where they are steady.
 
     `processes` are seconds of steady epochs. One reason alone is given, the first that is true: processes that differ,
     too few epochs, a trend within them, scattered epochs. "" too where nothing was measured: no time is shown then.
+    cause: what is known to have slowed them; it takes the place of a guess.
     """
     if not _is_measured(processes):
         return ""
     steps_ms = [1e3 * np.asarray(epochs_s) / steps_per_epoch for epochs_s in processes]
-    return _difference(steps_ms) or _shortness(steps_ms) or _trend(steps_ms) or _scatter(steps_ms)
+    return _difference(steps_ms) or _shortness(steps_ms) or _trend(steps_ms, cause) or _scatter(steps_ms, cause)
 
 
 def _is_measured(processes: Sequence[Sequence[float]]) -> bool:
@@ -90,7 +91,7 @@ def _difference(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
     return f"its processes differ: {_number(min(medians))} to {_number(max(medians))} ms a step"
 
 
-def _trend(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+def _trend(steps_ms: Sequence[npt.NDArray[np.float64]], cause: str) -> str:
     """First half against second; the middle epoch of an odd number belongs to neither."""
     if min(map(len, steps_ms)) < LEAST_EPOCHS_OF_A_TREND:
         return ""
@@ -101,14 +102,15 @@ def _trend(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
     if abs(change) <= HALVES_DIFFER or agreeing < PAIRS_AGREE:
         return ""
     pace, reason = ("slower", "heat, a power limit or memory") if change > 0 else ("faster", "still warming up")
-    return f"{pace} by {100 * abs(change):.0f} % in the second half of its epochs than in the first: {reason}"
+    return f"{pace} by {100 * abs(change):.0f} % in the second half of its epochs than in the first: {cause or reason}"
 
 
-def _scatter(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:
+def _scatter(steps_ms: Sequence[npt.NDArray[np.float64]], cause: str) -> str:
     p05, p95 = max((np.percentile(times, [5, 95]).tolist() for times in steps_ms), key=lambda ends: ends[1] / ends[0])
     if p95 <= EPOCHS_SCATTER * p05:
         return ""
-    return f"epochs scatter from {_number(p05)} to {_number(p95)} ms a step: too short, or not alone"
+    reason = cause or "too short, or not alone"
+    return f"epochs scatter from {_number(p05)} to {_number(p95)} ms a step: {reason}"
 
 
 def _shortness(steps_ms: Sequence[npt.NDArray[np.float64]]) -> str:

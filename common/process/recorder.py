@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.config import RunConfig
+from common.measure.contention import Contention, CpuReading, contention_between, read_cpu
 from common.measure.memory import Memory, MemoryReading, return_freed_host_memory, summarize_memory
 from common.measure.timing import EpochClock, Timing
 from common.results.rows import Arrays, Status, Training
@@ -50,6 +51,7 @@ class Recorder:
         self._baseline = memory_stats()
         self._cold: MemoryReading | None = None
         self._has_steady = False
+        self._steady_start: CpuReading | None = None
         self._loss: list[float] = []
         self._loss_scale: list[float] = []
         self._applied_steps: list[float] = []
@@ -75,6 +77,7 @@ class Recorder:
         if self._cold is None:
             self._cold = self._memory_stats()
             self._has_steady = self._config.train.epochs > 1 and self._reset_peak_memory()
+            self._steady_start = read_cpu() if self._config.train.epochs > 1 else None
         self._on_event(
             {
                 "event": "epoch",
@@ -93,6 +96,14 @@ class Recorder:
         if self._cold is None:
             raise ValueError("no epoch was recorded")
         return summarize_memory(self._baseline, self._cold, self._memory_stats() if self._has_steady else None)
+
+    def contention(self, load_before: float | None) -> Contention | None:
+        """Over the steady epochs, so call it when the last one has ended; None where there was one epoch alone."""
+        if self._steady_start is None:
+            return None
+        execution = self._config.execution
+        threads = max(1, execution.threads // execution.devices)
+        return contention_between(self._steady_start, read_cpu(), threads, load_before)
 
     def training(self, data_sha256: str, initial_weights_sha256: str) -> Training:
         return Training(

@@ -13,6 +13,7 @@ import numpy as np
 from common.config import Precision, RunConfig
 from common.experiment.data import draw_data, drawn_fingerprint, fingerprint, fingerprint_batches, split_batches
 from common.experiment.weights import Weights, draw_weights
+from common.measure.contention import load_average
 from common.measure.hardware import require_support, slow_reason
 from common.measure.limits import Ceilings, find_limits, measure_ceilings
 from common.process.manifest import describe_environment
@@ -99,12 +100,13 @@ def build(impl: Implementation, config: RunConfig, device: Any) -> tuple[Any, An
 
 
 class _Trial(NamedTuple):
-    """What the row was tried on, before it trains."""
+    """What the row was tried on, before it trains. load_before: of the machine, before any of that."""
 
     checks: list[Check]
     execution: str
     drawn_sha256: str
     ceilings: Ceilings
+    load_before: float | None
 
 
 class _Start(NamedTuple):
@@ -121,12 +123,13 @@ class _Start(NamedTuple):
 
 def _try_out(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> _Trial:
     """Probe the row's path and measure the device. First of all: nothing of it is timed, and its memory not counted."""
+    load_before = load_average()
     checks = probe(impl, config, device)
     execution, trial_checks = try_training(impl, trial_config(config), device, replicas)
     drawn_sha256 = drawn_fingerprint(config.data)
     ceilings = _measure_ceilings(impl, config, device)
     impl.device.release_cached_memory(device)
-    return _Trial(checks + trial_checks, execution, drawn_sha256, ceilings)
+    return _Trial(checks + trial_checks, execution, drawn_sha256, ceilings, load_before)
 
 
 def try_training(impl: Implementation, config: RunConfig, device: Any, replicas: Any) -> tuple[str, list[Check]]:
@@ -200,6 +203,7 @@ def _read_measures(
 ) -> RowResult:
     """The row as it was measured. The clock has stopped; the memory is read before anything else takes some."""
     timing, memory = start.recorder.timing(), start.recorder.memory()
+    contention = start.recorder.contention(trial.load_before)
     return RowResult(
         config,
         Status.OK,
@@ -208,6 +212,7 @@ def _read_measures(
         replicas=describe_replicas(config, replicas.backend, impl.distributed.peaks(replicas), timing),
         training=start.recorder.training(start.data_sha256, start.initial_weights_sha256),
         limits=find_limits(config, trial.ceilings, timing.step_s),
+        contention=contention,
         checks=checks + check_replicas(impl.distributed.fingerprints(start.model, replicas)),
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from common.config import FRAMEWORKS, LOOPS, Precision, RunConfig
 from common.experiment.weights import Weights
+from common.measure.contention import Contention
 from common.measure.limits import Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
@@ -134,6 +135,7 @@ class RowResult:
     limits: Limits | None = None
     probe: PrecisionProbe | None = None
     gpu: GpuUse | None = None
+    contention: Contention | None = None
     checks: list[Check] = field(default_factory=list)
     log: str | None = None
     log_tail: list[str] = field(default_factory=list)
@@ -205,6 +207,8 @@ def require_consistent(row: RowResult) -> None:
         _require_length(config, "timing.epoch_s", row.timing.epoch_s, config.train.epochs)
     if environment and not {"kind", "name"} <= set(environment.device):
         raise ValueError(f"{config.row_id}: environment.device lacks 'kind' or 'name'")
+    if row.contention and min(row.contention.wall_s, row.contention.threads, row.contention.cores) <= 0:
+        raise ValueError(f"{config.row_id}: contention's wall_s, threads and cores must be larger than 0")
     if row.replicas:
         _require_length(config, "replicas.peak_bytes", row.replicas.peak_bytes, config.execution.replicas)
     if training is None:

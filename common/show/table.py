@@ -11,6 +11,7 @@ from common.measure.statistics import instability
 from common.proof.bounds import GRADIENT, REPLICAS, RULES
 from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, Results, RowResult, Status
+from common.show.disturbance import cause_of, disturbances, unlikely_floors
 from common.show.extents import extents, label_of, parity_cell
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
 from common.show.words import place_of
@@ -92,15 +93,13 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             f"clocks held down at some time by {printable(cause)}: {names}"
             for cause, names in _named(lines, _slowed_by)
         ),
-        *(f"NOISY: {names}: up to {others}" for others, names in _named(lines, _others)),
+        *disturbances(lines),
         *(f"device MB: {source}: {names}" for source, names in _named(lines, _not_of_the_process)),
         *_unlike_settings(rows),
     ]
     if any(row.memory and row.memory.kind == "gpu_allocator" and not row.gpu for row in rows):
         said.append("no device MB and J/epoch: the driver's NVML can't be read, or nvidia-ml-py is not installed")
-    below = [line.name for line in lines if 0 < (line.median("x floor") or 0) < 1]
-    if below:
-        said.append(f"x floor below 1: {', '.join(below)}: the device was busy while its ceilings were measured")
+    said += unlikely_floors(lines)
     repeats = max(len(line.rows) for line in lines)
     if repeats > 1:
         said.append(
@@ -274,8 +273,8 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
 
 
 def _unstable(line: Line) -> str:
-    """What is unsteady about its times, and what the driver knows about the cause."""
-    reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch)
+    """What is unsteady about its times, and what the system and the driver know about the cause."""
+    reason = instability(line.steady_epochs_s, line.first.config.steps_per_epoch, cause_of(line))
     if reason and (causes := _slowed_by(line)):
         reason += f"; its clocks were held down by {printable(' and '.join(causes))}"
     return reason
@@ -288,11 +287,6 @@ def _untimed(line: Line) -> list[str]:
         "there was one epoch alone; give --epochs 2 or more" if epochs < 2 else "the clock stood still or went back"
     )
     return [reason for row in line.rows if row.status is Status.OK and row.timing and not row.timing.step_s]
-
-
-def _others(line: Line) -> list[str]:
-    others = max((row.gpu.other_processes for row in line.rows if row.gpu), default=0)
-    return [f"{others} other process{'es' if others > 1 else ''} used the GPU beside it"] if others > 0 else []
 
 
 def _not_of_the_process(line: Line) -> list[str]:

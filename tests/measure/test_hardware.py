@@ -1,5 +1,7 @@
 """Does a row say what its hardware can't do well, and which driver and libraries it ran with?"""
 
+from pathlib import Path
+
 import pytest
 
 from common.config import Precision
@@ -58,5 +60,6 @@ def test_versions_of_cudnn(number: int, version: str) -> None:
     ],
 )
 def test_the_driver_says_its_version(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(hardware, "_read", lambda path: text if path == "/proc/driver/nvidia/version" else "")
+    version = Path("/proc/driver/nvidia/version")
+    monkeypatch.setattr(hardware, "read_file", lambda path: text if path == version else "")
     assert gpu_libraries() == {"driver": "535.104.05"}

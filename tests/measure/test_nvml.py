@@ -29,6 +29,7 @@ class FakeNvml:
         self.processes: dict[int, int | None] = {}
         self.reasons = 0
         self.energy_mj: int | None = 0
+        self.clock_mhz = 1980
         self.asked_for: Any = None
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802 - NVML's names
@@ -48,6 +49,12 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, gpu: str) -> int:  # noqa: N802
         return self.reasons
 
+    def nvmlDeviceGetClockInfo(self, gpu: str, kind: int) -> int:  # noqa: N802
+        return {1: self.clock_mhz}[kind]
+
+    def nvmlDeviceGetMaxClockInfo(self, gpu: str, kind: int) -> int:  # noqa: N802
+        return {1: 1980}[kind]
+
     def nvmlDeviceGetTotalEnergyConsumption(self, gpu: str) -> int:  # noqa: N802
         if self.energy_mj is None:
             raise self.NVMLError
@@ -64,7 +71,7 @@ def test_the_peak_of_the_process(nvml: FakeNvml) -> None:
     for used in (50, 80, 60):
         nvml.processes = {PID: used, 8: 1000}
         watch.sample()
-    assert watch.use() == GpuUse("process", 80, None, [], other_processes=1)
+    assert watch.use() == GpuUse("process", 80, None, [], 1, other_bytes=1000, max_sm_clock_mhz=1980)
 
 
 def test_where_processes_cannot_be_told_apart_the_growth_of_the_device_counts(nvml: FakeNvml) -> None:
@@ -107,13 +114,15 @@ def test_a_reading_that_fails_is_left_out_and_nothing_else(missing: str, monkeyp
     for nvml.energy_mj in (0, 5000):
         watch.sample()
         watch.end_epoch()
-    complete = GpuUse("process", 40, 5.0, ["the power limit"], 0)
+    complete = GpuUse("process", 40, 5.0, ["the power limit"], 0, None, 1980, 1980)
     assert watch.use() == {
         "nvmlDeviceGetHandleByIndex": GpuUse("growth of the device", None, None, [], 0),
         "nvmlDeviceGetComputeRunningProcesses": replace(
             complete, memory_source="growth of the device", process_peak_bytes=50
         ),
         "nvmlDeviceGetCurrentClocksEventReasons": replace(complete, slowed_by=[]),
+        "nvmlDeviceGetClockInfo": replace(complete, sm_clock_mhz=None),
+        "nvmlDeviceGetMaxClockInfo": replace(complete, max_sm_clock_mhz=None),
         "nvmlDeviceGetTotalEnergyConsumption": replace(complete, energy_per_epoch_j=None),
     }.get(missing, complete)
 
@@ -123,6 +132,34 @@ def test_whatever_held_the_clocks_down_is_remembered(nvml: FakeNvml) -> None:
     for nvml.reasons in (0x01, 0x04, 0x20 | 0x40, 0x00):  # idle, power cap, heat twice, nothing
         watch.sample()
     assert watch.use().slowed_by == ["heat", "the power limit"]
+
+
+def test_the_clock_is_that_of_the_steady_epochs(nvml: FakeNvml) -> None:
+    """Low while the row starts and after it has trained; the middle one of the three between counts."""
+    watch = DeviceWatch(nvml, PID)
+    for clocks_mhz in ((210,), (1200, 1500), (1980,), ()):
+        for nvml.clock_mhz in clocks_mhz:
+            watch.sample()
+        watch.end_epoch()
+    nvml.clock_mhz = 345
+    watch.sample()
+    assert (watch.use().sm_clock_mhz, watch.use().max_sm_clock_mhz) == (1500, 1980)
+
+
+def test_a_clock_that_someone_has_set_is_remembered(nvml: FakeNvml) -> None:
+    watch = DeviceWatch(nvml, PID)
+    nvml.reasons = 0x02
+    watch.sample()
+    assert watch.use().slowed_by == ["a clock setting"]
+
+
+def test_who_was_there_before_a_row_that_the_driver_does_not_name_is_another(nvml: FakeNvml) -> None:
+    """In some containers the driver gives pids of the host; the one that comes later may be the row's own."""
+    nvml.processes = {4001: 700, 4002: None}
+    watch = DeviceWatch(nvml, PID)
+    nvml.processes = {4001: 900, 4002: None, 4003: 300}
+    watch.sample()
+    assert (watch.use().other_processes, watch.use().other_bytes) == (2, 900)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +187,7 @@ def test_several_gpus_are_one_row_s(monkeypatch: pytest.MonkeyPatch) -> None:
         watch.end_epoch()
     two.reasons = 0x04
     watch.sample()
-    assert watch.use() == GpuUse("process", 500, 12.0, ["the power limit"], other_processes=1)
+    assert watch.use() == GpuUse("process", 500, 12.0, ["the power limit"], 1, 1000, 1980, 1980)
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is one")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from common.config import Precision, RunConfig
+from common.measure.contention import Contention
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
 from common.measure.timing import Timing
@@ -165,8 +166,12 @@ TRAINING = Training([1.0], [1.0], [1.0], [1.0], [], "aa", "bb")
         ),
         ({"timing": Timing(1.0, [1.0], None, 1.0, None)}, "timing.epoch_s has 1 entries; it must have 10"),
         ({"replicas": ReplicaGroup(2, 1, "gloo", 4, 1.0, [1, 2])}, "replicas.peak_bytes has 2 entries; it must have 1"),
+        (
+            {"contention": Contention(0.0, 1.0, 2, 2)},
+            "contention's wall_s, threads and cores must be larger than 0",
+        ),
     ],
-    ids=["no environment", "steps", "epochs", "replicas"],
+    ids=["no environment", "steps", "epochs", "replicas", "contention"],
 )
 def test_a_result_whose_parts_contradict_each_other_is_none(tmp_path: Path, parts: dict[str, Any], reason: str) -> None:
     write_json(tmp_path / "row.json", RowResult(CONFIG, Status.OK, **parts))

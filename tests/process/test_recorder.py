@@ -7,8 +7,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from common.config import DataConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
+from common.measure.contention import CpuReading
 from common.measure.memory import MemoryReading
+from common.process import recorder as recorder_module
 from common.process.recorder import Recorder
 from common.results.rows import Status
 
@@ -26,10 +28,11 @@ def record(
     *epochs: list[list[float]],
     on_event: Callable[[dict[str, Any]], object] = lambda event: None,
     reset_peak_memory: Callable[[], bool] = lambda: True,
+    execution: ExecutionConfig = CONFIG.execution,
 ) -> Recorder:
     """Each epoch: four lists, the loss, accuracy, scale and updates so far of its steps."""
     recorder = Recorder(
-        replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs))),
+        replace(CONFIG, train=replace(CONFIG.train, epochs=len(epochs)), execution=execution),
         on_event,
         fetch=lambda columns: columns,
         synchronize=lambda: None,
@@ -94,3 +97,25 @@ def test_every_epoch_is_told() -> None:
     events: list[dict[str, Any]] = []
     record(FIRST, SECOND, on_event=events.append)
     assert [(event["epoch"], event["epochs"], event["loss"]) for event in events] == [(1, 2, 2.125), (2, 2, 1.0)]
+
+
+def test_what_the_cpu_is_shared_with_counts_from_the_second_epoch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first one it is traced and compiled, on as many cores as there are."""
+    readings = (CpuReading(10.0 * n, 7.0 * n, {}, {}, None, None, None, None) for n in range(1, 99))
+    monkeypatch.setattr(recorder_module, "read_cpu", lambda: next(readings))
+    recorder = record(FIRST)
+    assert recorder.contention(load_before=0.5) is None
+    assert next(readings).wall_s == 10.0  # it was not read at all
+
+    found = record(FIRST, SECOND, SECOND).contention(load_before=0.5)
+    assert found is not None
+    assert (found.wall_s, found.cpu_s, found.threads, found.load_before) == (10.0, 7.0, 1, 0.5)
+
+
+def test_replicas_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([CpuReading(1.0 * n, 1.0 * n, {}, {}, None, None, None, None) for n in range(2)])
+    monkeypatch.setattr(recorder_module, "read_cpu", lambda: next(readings))
+    recorder = record(FIRST, SECOND, execution=ExecutionConfig(threads=8, devices=2))
+    found = recorder.contention(load_before=None)
+    assert found is not None
+    assert found.threads == 4

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from common.config import Precision, RunConfig
+from common.measure.contention import Contention
 from common.measure.limits import Ceilings, Limits
 from common.measure.memory import Memory
 from common.measure.nvml import GpuUse
@@ -51,6 +52,7 @@ ROW = RowResult(
     limits=Limits(1e9, 1e9, 0.001, 500.0, Ceilings(1e12, 1e12)),
     probe=PrecisionProbe(True, {"dense/kernel": "float16"}),
     gpu=GpuUse("process", 10**9, 50.0, [], 0),
+    contention=Contention(2.0, 3.9, 2, 2, queued_s=0.5, quota_cores=1.5),
 )
 
 

@@ -60,6 +60,13 @@ def test_one_loss_for_each_batch_and_the_loss_falls(impl: SimpleNamespace) -> No
     assert losses(row)[-3:].mean() < 0.5 * losses(row)[:3].mean()
 
 
+def test_a_row_says_what_it_had_of_the_cpu(impl: SimpleNamespace) -> None:
+    found = train(impl, "float32").contention
+    assert found
+    assert (found.threads, found.load_before is None) == (1, False)
+    assert found.cpu_s > 0
+
+
 def test_a_loss_scale_that_has_grown_fails_no_check(impl: SimpleNamespace) -> None:
     """From 2**15 to 2**19 or more, by which the gradients of the starting weights would overflow."""
     settings = replace(config(impl, "mixed_float16", epochs=60), loss_scale=LossScaleConfig(growth_interval=20))
