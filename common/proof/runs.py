@@ -224,7 +224,9 @@ def _update_bound(row: RowResult, whole: WholeRun) -> float:
 
 
 def _price(course: Course, loss: np.ndarray) -> float:
-    """E0 of these first steps' losses."""
+    """E0 of these first steps' losses; of none it is 0."""
+    if len(loss) == 0:
+        return 0.0
     return float(np.linalg.norm(course.error[: len(loss)]) / np.linalg.norm(loss))
 
 

@@ -189,6 +189,15 @@ def test_a_run_that_is_right_to_overflow_passes_until_then() -> None:
     assert next(check for check in complete.checks if check.name == "C6 loss curve").passed
 
 
+def test_a_run_whose_first_loss_is_not_finite_has_nothing_to_compare() -> None:
+    row, arrays = train("torch", "mixed_bfloat16")
+    assert row.training
+    row = replace(row, training=replace(row.training, loss=[None, *row.training.loss[1:]]))
+    (complete,) = complete_checks([row], lambda row: arrays)
+    curve = next(check for check in complete.checks if check.name == "C6 loss curve")
+    assert (place_of(curve), curve.passed) == ("0 of 9 steps, then a loss that is not finite", True)
+
+
 def test_a_pair_is_of_the_same_experiment() -> None:
     rows = [train("tensorflow", "float32"), train("torch", "float32", epochs=4)]
     assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
