@@ -114,7 +114,9 @@ def run(
 def make_parser() -> Parser:
     parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXIT_CODES)
     rows = add_row_options(parser)
-    rows.add_argument("--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes")
+    rows.add_argument(
+        "--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes, by turns"
+    )
     add_experiment_options(parser)
     run = add_run_options(parser)
     run.add_argument("--resume", action="store_true", help="keep the rows of --output that ended ok")

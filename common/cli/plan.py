@@ -76,7 +76,11 @@ def add_interpreters(group: _ArgumentGroup) -> None:
 def plan(
     parser: Parser, arguments: Namespace, precisions: Sequence[Precision] = (), sizes: Preset | None = None
 ) -> list[RunConfig]:
-    """One config for each row, in the order of the table; precisions and sizes: instead of those of the options."""
+    """One config for each row, as they run: a first repeat of every row, then a second.
+
+    By turns, so that what disturbs the machine for a while does not hit all processes of one row and none of those that
+    it is compared with. precisions and sizes: instead of those of the options.
+    """
     precisions = precisions or [Precision(name) for name in arguments.precisions or Precision]
     compiles = {"off": [False], "on": [True], "both": [False, True]}[arguments.compile]
     if arguments.loop != "custom" and "tensorflow" not in arguments.frameworks:
@@ -87,13 +91,13 @@ def plan(
             parser, arguments, framework, precision,
             compile=compile, loop=loop, sizes=sizes, devices=devices, repeat=repeat,
         )
+        for repeat in range(arguments.repeats)
         for framework in dict.fromkeys(arguments.frameworks)
         for compile in compiles
         for loop in loops[framework]
         for precision in dict.fromkeys(precisions)
         for devices in dict.fromkeys(arguments.devices)
         if devices == 1 or loop == "custom" or arguments.loop == "fit"  # of both, fit is one device's
-        for repeat in range(arguments.repeats)
     ]  # fmt: skip
 
 

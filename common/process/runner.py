@@ -4,6 +4,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 
 from common.config import RunConfig
 from common.measure.hardware import cpu_name
@@ -74,6 +75,7 @@ def run_rows(
         frameworks = dict.fromkeys(config.framework for config in configs)
         settings = {name: describe_setting(name, session.pythons[name], device) for name in frameworks}
     rows = {row.config.row_id: row for row in results.rows}
+    session_utc = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     is_kept = False
     for config in configs:
         if interrupts.number:
@@ -92,7 +94,7 @@ def run_rows(
         reporter.start_row(config, changes)
         job = Job(config, session.pythons[config.framework], store.row_folder(config), session.timeout_s)
         row = launch(job, reporter.event, interrupts)
-        rows[config.row_id] = row = replace(row, setting=setting, key=key)
+        rows[config.row_id] = row = replace(row, setting=setting, key=key, session=session_utc)
         ordered = _arranged(rows.values())
         results = replace(results, rows=ordered, parity=judge(ordered))
         store.save(results)

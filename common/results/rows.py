@@ -121,7 +121,8 @@ class RowResult:
 
     log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
     failed. run_id: drawn for each process. setting: versions, device, variables and code. key: sha256 of config and
-    setting; a resumed run takes over what has the same.
+    setting; a resumed run takes over what has the same. session: when the run began that measured it (UTC); None where
+    that was not recorded. Rows of one session ran by turns, one repeat of each after the other.
     """
 
     config: RunConfig
@@ -142,6 +143,7 @@ class RowResult:
     run_id: str | None = None
     setting: dict[str, str] = field(default_factory=dict)
     key: str | None = None
+    session: str | None = None
 
     @property
     def framework(self) -> str:

@@ -29,7 +29,12 @@ def to_csv(rows: Sequence[RowResult]) -> str:
 
 def _facts(row: RowResult) -> Iterator[tuple[str, Any]]:
     yield from (("framework", row.framework), ("precision", row.precision), ("compile", row.compile))
-    yield from (("loop", row.loop), ("repeat", row.config.repeat), ("status", row.status.value))
+    yield from (
+        ("loop", row.loop),
+        ("repeat", row.config.repeat),
+        ("status", row.status.value),
+        ("session", row.session),
+    )
     timing, memory, training = row.timing, row.memory, row.training
     for name in ("median", "p05", "p95", "n"):
         yield f"step_s_{name}", timing and timing.step_s and getattr(timing.step_s, name)

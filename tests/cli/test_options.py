@@ -8,7 +8,7 @@ import pytest
 
 import run_parity
 from common.cli.plan import plan
-from common.config import Precision
+from common.config import FRAMEWORKS, Precision
 from common.results.coding import write_json
 from common.results.rows import Results
 from tests.conftest import run_parity as run_program
@@ -129,6 +129,13 @@ def test_repeats_are_rows() -> None:
         "torch-float32-custom-compile-off-r0",
         "torch-float32-custom-compile-off-r1",
     ]
+
+
+def test_repeats_run_by_turns() -> None:
+    """float32, float16, float32, float16: a disturbance of a minute hits both."""
+    rows = row_ids("--precisions", "float32", "mixed_float16", "--repeats", "2")
+    names = [f"{framework}-{precision}" for framework in FRAMEWORKS for precision in ("float32", "mixed_float16")]
+    assert rows == [f"{name}-custom-compile-off-r{repeat}" for repeat in range(2) for name in names]
 
 
 def test_the_cpu_preset_has_every_precision() -> None:
