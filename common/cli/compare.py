@@ -14,14 +14,15 @@ from tabulate import tabulate_formats
 from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.cli.options import PROGRAM, Parser, positive_float
 from common.config import Mode, any_experiment_difference
-from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER
+from common.measure.statistics import LEAST_PROCESSES, PROCESSES_DIFFER
 from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
 from common.show.disturbance import disturbances
 from common.show.extents import parity_of
-from common.show.lines import LEAST_PROCESSES, NOTHING, Line, clear_ratio, group, interval, number, show_processes
+from common.show.lines import NOTHING, Interval, Line, group, interval, number
 from common.show.table import draw_cells, failures, leave_out
+from common.show.verdict import CANT_TELL, INTERVALS, NO_DIFFERENCE, Verdict, interval_cells, judge
 from common.text import printable, show
 
 EXIT_SLOWER = 1  # with --fail-above
@@ -29,22 +30,22 @@ EXIT_CODES = "exit codes: 0 compared, 1 --fail-above failed, 2 usage, 3 the tabl
 
 
 class Change(NamedTuple):
-    """One line of the table in both results. ratio is new over old time, interval its 95 % confidence interval."""
+    """One line of the table in both results. ratio is new over old time, interval that of it."""
 
     old: Line
     new: Line
     ratio: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
+    said: Verdict
 
     @property
     def verdict(self) -> str:
-        """faster or slower where the interval lies beyond 1; with few processes, beyond what equal ones differ by."""
-        if self.interval is None:
-            return "not judged"
-        margin = clear_ratio(self.old, self.new)
-        if self.interval[0] > margin:
-            return "slower"
-        return "faster" if self.interval[1] < 1 / margin else "no difference"
+        return self.said.word
+
+    def may_be_slower(self, percent: float) -> bool:
+        """Whether it can't be told that it is not, by more than this."""
+        within = self.said.is_wide and self.interval is not None and self.interval.high <= 1 + percent / 100
+        return self.verdict == CANT_TELL and not within
 
     @property
     def is_lost(self) -> bool:
@@ -80,7 +81,7 @@ def compare(old: Results, new: Results) -> list[Change]:
 
 
 def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
-    """Why a slow-down of more than this fails, one clause a line; a row that is lost or can't be judged always does.
+    """Why a slow-down of more than this fails, one clause a line; a row that is lost or can't be judged does too.
 
     What is in one of the results alone does not.
     """
@@ -91,9 +92,9 @@ def fail_above(changes: Sequence[Change], percent: float) -> list[str]:
             if change.verdict == "slower" and change.ratio is not None and change.ratio > 1 + percent / 100
         ]
         + [
-            f"{change.new.name} can't be judged, with fewer than {LEAST_EPOCHS} steady epochs in a process"
+            f"{change.new.name} can't be judged: {change.said.why}"
             for change in changes
-            if change.ratio is not None and change.interval is None
+            if change.ratio is not None and change.may_be_slower(percent) and not change.is_lost
         ]
         + [
             f"{change.new.name} was {_state(change.old)} and is {_state(change.new)}"
@@ -160,12 +161,15 @@ def _place(line: Line) -> tuple[str, Mode]:
 
 def _change(old: Line, new: Line) -> Change:
     before, after = old.median("step ms"), new.median("step ms")
-    return Change(old, new, after / before if before and after else None, interval(old, baseline=new))
+    gain = interval(new, baseline=old)
+    ends = Interval(1 / gain.high, 1 / gain.low, gain.over_processes) if gain else None
+    said = judge(new, old, names=("NEW ", "OLD "), of_one_run=False)
+    return Change(old, new, after / before if before and after else None, ends, said)
 
 
 def _table(changes: Sequence[Change], tablefmt: str) -> str:
     table = [_cells(change) for change in changes]
-    leave_out(table, ["replicas"])
+    leave_out(table, ["replicas", *INTERVALS])
     return draw_cells(table, tablefmt)
 
 
@@ -181,8 +185,8 @@ def _cells(change: Change) -> dict[str, str]:
         "old ms": number(old.median("step ms")),
         "new ms": number(new.median("step ms")),
         "new / old": f"{change.ratio:.3f}" if change.ratio else NOTHING,
-        "95 %": f"{change.interval[0]:.3f}-{change.interval[1]:.3f}" if change.interval else NOTHING,
-        "verdict": change.verdict,
+        **interval_cells(change.interval, decimals=3),
+        "verdict": f"{change.said.word} {change.said.why}" if change.verdict == NO_DIFFERENCE else change.verdict,
         "old MB": number(before),
         "new MB": number(after),
         "memory": f"{after / before:.3f}" if before and after else NOTHING,
@@ -198,15 +202,19 @@ def _only_in(one: Results, other: Results, missing_from: str) -> list[str]:
 
 
 def _doubts(changes: Sequence[Change]) -> Iterator[str]:
-    judged = [change for change in changes if change.interval]
-    if few := [change.new.name for change in judged if not show_processes(change.old, change.new)]:
+    judged = [change for change in changes if change.verdict != CANT_TELL]
+    if few := [change.new.name for change in judged if change.interval and not change.interval.over_processes]:
         yield (
             f"under {LEAST_PROCESSES} processes on a side a difference counts beyond "
             f"{round(100 * (PROCESSES_DIFFER - 1))} %, as equal processes may differ by; "
             f"--repeats {LEAST_PROCESSES} or more judges closer: {', '.join(few)}"
         )
-    if short := [change.new.name for change in changes if change.ratio and not change.interval]:
-        yield f"not judged, with fewer than {LEAST_EPOCHS} steady epochs in a process: {', '.join(short)}"
+    unknown: dict[str, list[str]] = {}
+    for change in changes:
+        if change.ratio and change.verdict == CANT_TELL:
+            unknown.setdefault(change.said.why, []).append(change.new.name)
+    for why, names in unknown.items():
+        yield f"{CANT_TELL}: {', '.join(names)}: {why}"
 
 
 def _changed_facts(old: Results, new: Results) -> Iterator[str]:

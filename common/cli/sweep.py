@@ -4,9 +4,10 @@ run_parity.py sweep --over image-size 16 32 64 128
 run_parity.py sweep --over batch-size 1 8 64 --precisions float32 mixed_bfloat16 --output runs/batches
 run_parity.py sweep --over image-size 16 32 64 128 256 --output runs/sizes --resume      go on, or add a size
 
-Each size is a run of its own, in a folder of its own, with its parity checks. A precision pays at a size where the 95 %
-interval of its speed-up over float32 lies beyond 1, or beyond 1.1 with fewer than three processes a row. For another
-batch size there are as many more images, so that an epoch has as many steps.
+Each size is a run of its own, in a folder of its own, with its parity checks; repeats run by turns. A precision pays at
+a size where the 95 % interval of its speed-up over float32 lies beyond 1. With fewer than three processes a row, what
+its epochs show has to lie beyond 1.1. Of rows that are not steady it can't be told. For another batch size there are as
+many more images, so that an epoch has as many steps.
 """
 
 import math
@@ -28,7 +29,7 @@ from common.cli.options import (
 )
 from common.cli.plan import add_row_options, add_run_options, make_session, plan
 from common.config import Precision, RunConfig
-from common.measure.statistics import LEAST_EPOCHS
+from common.measure.statistics import LEAST_EPOCHS, LEAST_PROCESSES
 from common.process.interrupts import Interrupts
 from common.process.launch import launch_undisturbed
 from common.process.progress import reporting
@@ -44,6 +45,7 @@ from common.show.drawing import draw
 from common.show.extents import parity_cell
 from common.show.lines import NOTHING, group, number, saved
 from common.show.table import draw_cells, failures, leave_out, unsteady
+from common.show.verdict import INTERVALS, NO_DIFFERENCE, interval_cells
 from common.text import in_one_line, printable, resume_options, say, show, time_stamp
 
 AXES = {  # and what a figure calls it
@@ -54,7 +56,7 @@ AXES = {  # and what a figure calls it
 PRECISIONS = (Precision.FLOAT32, Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16)
 EXIT_CODES = "exit codes: those of run_parity.py; a check that failed at any size is 1"
 MOST_SIZES = 100  # each has a lock of its own, and a process may open a few hundred files
-REPEATS = 3  # of which on an interval shows how far equal processes differ
+REPEATS = LEAST_PROCESSES  # rows of a sweep are short, and a verdict is what it is for
 
 
 def main(argv: Sequence[str]) -> int:
@@ -193,7 +195,7 @@ def _present(swept: Mapping[int, Results], axis: str, folder: Path, session: Ses
 
 def _table(found: Sequence[Gains], axis: str, tablefmt: str) -> str:
     table = [_cells(gain, axis) for gains in found for gain in gains]
-    leave_out(table, ["replicas"])
+    leave_out(table, ["replicas", *INTERVALS])
     return draw_cells(table, tablefmt)
 
 
@@ -209,8 +211,8 @@ def _cells(gain: Gain, axis: str) -> dict[str, str]:
         "float32 ms": number(gain.float32.median("step ms") if gain.float32 else None),
         "step ms": number(line.median("step ms")),
         "speed-up": NOTHING if gain.speed_up is None else f"{gain.speed_up:.2f}x",
-        "95 %": f"{gain.interval[0]:.2f}-{gain.interval[1]:.2f}" if gain.interval else NOTHING,
-        "verdict": gain.verdict,
+        **interval_cells(gain.interval),
+        "verdict": f"{gain.said.word} {gain.said.why}" if gain.verdict == NO_DIFFERENCE else gain.verdict,
         "saved": NOTHING if less is None else f"{round(100 * less)} %",
         "parity": parity_cell(line),
         "status": ", ".join(dict.fromkeys(row.status.value for row in line.rows)),

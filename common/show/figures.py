@@ -32,7 +32,7 @@ from common.show.canvas import (
     make_panels,
     set_title,
 )
-from common.show.crossover import NOT_JUDGED, Gains
+from common.show.crossover import Gains, unknown_in
 from common.show.findings import (
     USUAL,
     compared_steps,
@@ -46,6 +46,7 @@ from common.show.findings import (
     speed_finding,
 )
 from common.show.lines import Line, group, number
+from common.show.verdict import CANT_TELL, is_sound
 
 LARGEST_IMAGE = 2**24  # numbers; more are not drawn again for the sake of a picture
 
@@ -71,7 +72,7 @@ def speed(results: Results) -> Figure | None:
     """ms a step of each line, with the spread that the table shows."""
     lines = group(results.rows)
     bars = _measured(lines, "step ms", lambda line: line.spread_ms)
-    return draw_bars(bars, "ms a step, with its spread; shorter is better", speed_finding(lines))
+    return draw_bars(bars, "ms a step, with its spread; shorter is better", speed_finding(lines, results.parity))
 
 
 def memory(results: Results) -> Figure | None:
@@ -79,14 +80,21 @@ def memory(results: Results) -> Figure | None:
     lines = group(results.rows)
     kinds = {row.memory.kind for row in results.rows if row.memory}
     label = "steady MB, allocated on the GPU" if kinds == {"gpu_allocator"} else "steady MB, of the process"
-    return draw_bars(_measured(lines, "steady MB"), f"{label}; shorter is better", memory_finding(lines))
+    return draw_bars(
+        _measured(lines, "steady MB"), f"{label}; shorter is better", memory_finding(lines, results.parity)
+    )
 
 
 def floor(results: Results) -> Figure | None:
     """Each line's step over the least time that the device's bandwidth and arithmetic allow."""
-    bars = _measured(group(results.rows), "x floor")
-    values = [bar.value for bar in bars]
-    title = f"{number(min(values))} to {number(max(values))} times the device's limit" if values else ""
+    lines = group(results.rows)
+    bars = _measured(lines, "x floor")
+    values = [bar.value for bar in _measured([line for line in lines if is_sound(line, results.parity)], "x floor")]
+    title = (
+        f"{number(min(values))} to {number(max(values))} times the device's limit"
+        if values
+        else "How far from the device's limit? Can't tell: no row is steady"
+    )
     figure = draw_bars(bars, "step over the least time for it; 1 is the limit", title)
     if figure:
         figure.axes[0].axvline(1, color=INK, linewidth=1)
@@ -119,10 +127,15 @@ def largest_batches(found: Mapping[RunConfig, int]) -> Figure | None:
 def epochs(results: Results) -> Figure | None:
     """Seconds of each epoch, the expensive first one included."""
     rows = [row for row in results.rows if row.timing and row.status is Status.OK and row.config.repeat == 0]
-    ratios = [row.timing.epoch_s[0] / np.median(row.timing.epoch_s[1:]) for row in rows if row.timing.epoch_s[1:]]  # type: ignore[union-attr]
-    if not ratios:
+    if not any(row.timing.epoch_s[1:] for row in rows):  # type: ignore[union-attr]
         return None
-    title = f"The first epoch takes {min(ratios):.2g} to {max(ratios):.3g} times a later one"
+    steady = [line for line in group(results.rows) if line.steady_epochs_s and is_sound(line, results.parity)]
+    ratios = [line.first.timing.epoch_s[0] / np.median(line.steady_epochs_s[0]) for line in steady]  # type: ignore[union-attr]
+    title = (
+        f"The first epoch takes {min(ratios):.2g} to {max(ratios):.3g} times a later one"
+        if ratios
+        else "How much longer does the first epoch take? Can't tell: no row is steady"
+    )
     figure, panels = make_panels(map(kind_of, rows), title)
     for axes, precision in panels:
         for row in (row for row in rows if row.precision == precision):
@@ -240,11 +253,14 @@ def crossovers(found: Sequence[Gains], axis: str, label: str) -> Figure:
         axes.axhline(1, color=INK, linewidth=1)
         for gains in (gains for gains in found if gains[0].line.first.precision == precision):
             look, colour = line_style(gains[0].line.mode), COLOURS[gains[0].line.mode.framework]
-            judged = [gain for gain in gains if gain.verdict != NOT_JUDGED]
+            judged = [gain for gain in gains if gain.verdict != CANT_TELL]
             speed_ups = np.array([gain.speed_up for gain in judged], float)
             axes.plot([gain.size for gain in judged], speed_ups, marker="o", markersize=4, **look)
-            for gain in judged:
-                axes.plot([gain.size] * 2, np.array(gain.interval, float), color=colour, linewidth=1)
+            unknown = [gain for gain in unknown_in(gains) if gain.interval]
+            for gain in unknown:
+                axes.plot(gain.size, gain.speed_up or 0.0, "x", color=colour, markersize=4)
+            for gain in (*judged, *unknown):
+                axes.plot([gain.size] * 2, np.array(gain.interval, float)[:2], color=colour, linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(0.8 * smallest, 1.25 * largest)
         axes.set_xticks(sizes)
@@ -252,7 +268,8 @@ def crossovers(found: Sequence[Gains], axis: str, label: str) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_ylabel("times float32's speed")
-    figure.axes[-1].set_xlabel(label)
+    has_unknown = any(gain.interval for gains in found for gain in unknown_in(gains))
+    figure.axes[-1].set_xlabel(f"{label}; a cross: {CANT_TELL}" if has_unknown else label)
     return figure
 
 
@@ -270,13 +287,19 @@ def _measured(
 def _scaling(results: Results, measure: str, name: str) -> Figure | None:
     """The efficiencies over the number of replicas. One has 100 % by definition; those on a CPU share its cores."""
     efficiencies: dict[Kind, list[tuple[int, float]]] = {}
-    for line in group(row for row in results.rows if not (row.memory and row.memory.kind == "host_rss")):
+    told: dict[Kind, list[tuple[int, float]]] = {}
+    lines = group(row for row in results.rows if not (row.memory and row.memory.kind == "host_rss"))
+    sound = {(line.first.precision, line.mode) for line in lines if is_sound(line, results.parity)}
+    for line in lines:
         if (efficiency := line.median(measure)) is not None:
             alone = Kind(line.first.precision, line.mode._replace(replicas=1))
             efficiencies.setdefault(alone, [(1, 100.0)]).append((line.mode.replicas, efficiency))
+            points = told.setdefault(alone, [])
+            if {alone, (line.first.precision, line.mode)} <= sound:
+                points.append((line.mode.replicas, efficiency))
     if not efficiencies:
         return None
-    figure, panels = make_panels(efficiencies, scaling_finding(efficiencies, name), panel_inches=1.5)
+    figure, panels = make_panels(efficiencies, scaling_finding(told, name), panel_inches=1.5)
     ends = [efficiency for points in efficiencies.values() for _, efficiency in points]
     room = 0.1 * (max(ends) - min(ends)) + 1
     for axes, precision in panels:

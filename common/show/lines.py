@@ -5,18 +5,15 @@ Here seconds are turned into milliseconds, and bytes into MB (1e6 bytes).
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.config import Mode, Precision
-from common.measure.statistics import LEAST_EPOCHS, PROCESSES_DIFFER, speed_up_interval
+from common.measure.statistics import LEAST_EPOCHS, instability, interval_over_processes, interval_within
 from common.results.rows import RowResult, Status
 
 NOTHING = "-"
-
-# Of processes on either side, from which their own differences show in the interval.
-LEAST_PROCESSES = 3
 
 # What is read off one row; None where it has no such reading (a steady step after one epoch, say).
 MEASURES: dict[str, Callable[[RowResult], Any]] = {
@@ -41,6 +38,14 @@ MEASURES: dict[str, Callable[[RowResult], Any]] = {
     "acc %": lambda row: row.training and 100 * (row.training.epoch_accuracy[-1] or 0.0),
     "skips": lambda row: row.training and len(row.training.skipped_steps),
 }
+
+
+class Interval(NamedTuple):
+    """Of a speed-up. over_processes: at 95 %, with three or more on either side; otherwise only within the run."""
+
+    low: float
+    high: float
+    over_processes: bool
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,22 @@ class Line:
         return epochs_s if len(epochs_s) == len(self.rows) else []
 
     @property
+    def sessions(self) -> dict[int, str | None]:
+        """Of each repeat the session that measured it."""
+        return {row.config.repeat: row.session for row in self.rows}
+
+    @property
+    def instability(self) -> str:
+        """What is unsteady about its times; "" where nothing is."""
+        return instability(self.steady_epochs_s, self.first.config.steps_per_epoch)
+
+    @property
+    def is_steady_within(self) -> bool:
+        """Whether each of its processes was steady, however far they lie apart."""
+        steps = self.first.config.steps_per_epoch
+        return not any(instability([epochs_s], steps) for epochs_s in self.steady_epochs_s)
+
+    @property
     def spread_ms(self) -> tuple[float, float] | None:
         """One process: 5th to 95th percentile of its steps. Several: least to greatest of their medians."""
         medians = self.values("step ms")
@@ -108,11 +129,27 @@ def baselines(lines: Sequence[Line]) -> dict[Mode, Line]:
     return {line.mode: line for line in lines if line.first.precision == Precision.FLOAT32}
 
 
-def interval(line: Line, baseline: Line) -> tuple[float, float] | None:
-    """The 95 % interval of the speed-up over the baseline; of fewer than three epochs it would be a guess."""
+def interval(line: Line, baseline: Line) -> Interval | None:
+    """The interval of the speed-up over the baseline; of fewer than three epochs it would be a guess."""
     sides = baseline.steady_epochs_s, line.steady_epochs_s
-    enough = all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side)
-    return speed_up_interval(*sides) if enough else None
+    if not all(len(epochs_s) >= LEAST_EPOCHS for side in sides for epochs_s in side):
+        return None
+    if over := interval_over_processes(*sides, by_turns=by_turns(line, baseline)):
+        return Interval(*over, over_processes=True)
+    within = interval_within(*sides)
+    return Interval(*within, over_processes=False) if within else None
+
+
+def by_turns(line: Line, other: Line) -> bool:
+    """Whether each repeat of the one ran in a turn with a repeat of the other."""
+    return line.sessions == other.sessions and None not in line.sessions.values()
+
+
+def in_other_sessions(line: Line, other: Line) -> bool:
+    """Whether a row of the one was measured in a session in which its counterpart was not."""
+    ours, theirs = line.sessions, other.sessions
+    shared = ours.keys() & theirs.keys()
+    return set(ours.values()) != set(theirs.values()) or any(ours[repeat] != theirs[repeat] for repeat in shared)
 
 
 def speed_up(line: Line, baseline: Line | None) -> float | None:
@@ -125,16 +162,6 @@ def saved(line: Line, baseline: Line | None) -> float | None:
     """The share of the baseline's steady memory that the line does without."""
     before, after = baseline and baseline.median("steady MB"), line.median("steady MB")
     return 1 - after / before if before and after else None
-
-
-def show_processes(*lines: Line) -> bool:
-    """Whether there are enough processes that the interval shows how far equal ones differ."""
-    return min(len(line.rows) for line in lines) >= LEAST_PROCESSES
-
-
-def clear_ratio(*lines: Line) -> float:
-    """What an interval has to lie beyond, or below the inverse of, if two lines differ by more than their processes."""
-    return 1.0 if show_processes(*lines) else PROCESSES_DIFFER
 
 
 def number(value: float | None) -> str:

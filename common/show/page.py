@@ -73,7 +73,7 @@ def to_html(results: Results, drawn: dict[str, str]) -> str:
         figures={name: Markup(_inlined(name, svg)) for name, svg in drawn.items()},
         captions=CAPTIONS,
         speed=_table(speed_table(results.rows, "html")) if results.rows else "",
-        notes=notes(results.rows) if results.rows else [],
+        notes=notes(results.rows, results.parity) if results.rows else [],
         parity=_table(parity_table(results.parity, "html")) if results.parity else "",
         parity_notes=[*failures(results.parity), *extents(results.parity)],
         manifest=_table(manifest_table(results.rows, "html")),

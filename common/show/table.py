@@ -14,6 +14,7 @@ from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.show.disturbance import cause_of, disturbances, unlikely_floors
 from common.show.extents import extents, label_of, parity_cell
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
+from common.show.verdict import INTERVALS, doubts, interval_cells
 from common.show.words import place_of
 from common.text import LONGEST_FACT, printable
 
@@ -52,7 +53,7 @@ def tables(results: Results, tablefmt: str) -> str:
     """The speed table, what it can't say itself, the parity table, the manifest, and the logs' ends of failed rows."""
     if not results.rows:
         return "no row has ended"
-    lines = [speed_table(results.rows, tablefmt), "", *(f"- {note}" for note in notes(results.rows))]
+    lines = [speed_table(results.rows, tablefmt), "", *(f"- {note}" for note in notes(results.rows, results.parity))]
     if results.parity:
         lines += [
             "\nparity: difference over bound, the worst of both frameworks; 1 is the limit, 0.00 an exact agreement",
@@ -75,11 +76,11 @@ def speed_table(rows: Sequence[RowResult], tablefmt: str) -> str:
     table = [_cells(line, of_mode.get(line.mode)) for line in lines]
     if not any(line.mode.replicas > 1 for line in lines):
         table = [{name: cell for name, cell in cells.items() if name not in REPLICAS_ONLY} for cells in table]
-    leave_out(table, [column for column in (*GPU_ONLY, *REPLICAS_ONLY) if column in table[0]])
+    leave_out(table, [column for column in (*GPU_ONLY, *REPLICAS_ONLY, *INTERVALS) if column in table[0]])
     return draw_cells(table, tablefmt)
 
 
-def notes(rows: Sequence[RowResult]) -> list[str]:
+def notes(rows: Sequence[RowResult], parity: Sequence[ParityEntry] = ()) -> list[str]:
     """What the numbers can't say: why a row is slow or missing, how memory was read, whether the starts agree."""
     lines = group(rows)
     said = [
@@ -88,6 +89,7 @@ def notes(rows: Sequence[RowResult]) -> list[str]:
             for detail, names in _named(lines, lambda line: [row.detail for row in line.rows])
         ),
         *unsteady(lines),
+        *doubts(lines, parity),
         *(f"no steady step: {names}: {reason}" for reason, names in _named(lines, _untimed)),
         *(
             f"clocks held down at some time by {printable(cause)}: {names}"
@@ -235,7 +237,6 @@ def draw_cells(table: Sequence[dict[str, str]], tablefmt: str) -> str:
 
 def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
     gain, less = speed_up(line, baseline), saved(line, baseline)
-    ends = interval(line, baseline) if baseline and baseline is not line else None
     return {
         "framework": line.first.framework,
         "precision": line.first.precision,
@@ -248,7 +249,7 @@ def _cells(line: Line, baseline: Line | None) -> dict[str, str]:
         "step ms": number(line.median("step ms")),
         "spread ms": _spread(line),
         "speed-up": NOTHING if gain is None else f"{gain:.2f}x",
-        "95 %": f"{ends[0]:.2f}-{ends[1]:.2f}" if ends else NOTHING,
+        **interval_cells(interval(line, baseline) if baseline and baseline is not line else None),
         "x floor": number(line.median("x floor")),
         "first s": number(line.median("first s")),
         "total s": number(line.median("total s")),

@@ -84,8 +84,8 @@ def test_of_pairs_of_equal_runs_few_differ() -> None:
 
 def test_two_epochs_are_not_judged() -> None:
     found = change([make([1.0, 1.0])], [make([5.0, 5.0])])
-    assert (found.ratio, found.verdict) == (5.0, "not judged")
-    assert "not judged, with fewer than 3 steady epochs in a process: torch float32" in notes(
+    assert (found.ratio, found.verdict) == (5.0, "can't tell")
+    assert "can't tell: torch float32: fewer than 3 steady epochs in a process" in notes(
         results(found.old.first), results(found.new.first), [found]
     )
 
@@ -99,7 +99,16 @@ def test_only_a_slow_down_beyond_the_limit_fails() -> None:
 
 def test_a_gate_does_not_pass_what_it_cannot_judge() -> None:
     few = compare(results(make([1.0, 1.0])), results(make([9.0, 9.0])))
-    assert fail_above(few, 5) == ["torch float32 can't be judged, with fewer than 3 steady epochs in a process"]
+    assert fail_above(few, 5) == ["torch float32 can't be judged: fewer than 3 steady epochs in a process"]
+
+
+@pytest.mark.parametrize(("percent", "fails"), [(5, True), (20, False)])
+def test_a_gate_passes_what_lies_within_it(percent: float, fails: bool) -> None:
+    """Three processes of 0.89 to 1.13 times the time can't be told apart, but a slow-down by a fifth they exclude."""
+    paces = ([1.0, 1.05, 0.95], [1.06, 0.95, 1.0])
+    old, new = ([make([pace * s for s in STEADY], repeat) for repeat, pace in enumerate(side)] for side in paces)
+    assert change(old, new).verdict == "can't tell"
+    assert bool(fail_above([change(old, new)], percent)) is fails
 
 
 def test_a_row_that_does_not_run_any_more_fails() -> None:

@@ -15,6 +15,7 @@ from common.results.coding import read_json
 from common.results.rows import ParityEntry, Results, RowResult, Status
 from common.results.store import read_results, results_file
 from common.show.crossover import crossover, gains_along, pays_from
+from common.show.verdict import FEW_PROCESSES
 from tests.conftest import ROOT
 from tests.fakes import fake_worker, started
 
@@ -31,6 +32,7 @@ return RowResult(
     config, Status.OK, timing=Timing(0.1, [9.0] + 5 * [steps * step_s], StepTimes(step_s, step_s, step_s, 5), 1.0, 1.0)
 )
 """
+PRECISIONS = ("float32", "mixed_bfloat16")
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -64,9 +66,9 @@ def swept(speed_ups: Mapping[int, float | None], processes: int = 3) -> dict[int
         (
             {8: 0.5, 16: 2, 32: None},
             16,
-            "pays from size 16 (2.00x) on, and not at 8 (0.50x); not judged at size 32 (oom)",
+            "pays at size 16 (2.00x), and not at 8 (0.50x); can't tell at size 32 (oom)",
         ),
-        ({8: None, 16: None}, None, "not judged at size 8 (oom) and 16 (oom)"),
+        ({8: None, 16: None}, None, "can't tell at size 8 (oom) and 16 (oom)"),
     ],
 )
 def test_the_crossover_in_words(speed_ups: Mapping[int, float | None], size: int | None, words: str) -> None:
@@ -84,18 +86,19 @@ def test_a_gain_of_5_percent_counts_where_three_processes_show_it(processes: int
 def test_without_float32_nothing_is_judged() -> None:
     without = {8: Results([], {}, [row("mixed_float16", 1.0, 0)])}
     (gains,) = gains_along(without)
-    assert crossover(gains, "size") == "not judged at size 8 (no float32)"
+    assert crossover(gains, "size") == "can't tell at size 8 (no float32)"
 
 
 def sweep(tmp_path: Path, *arguments: str, before: str = "", output: str = "run") -> int:
     worker = fake_worker(tmp_path, PAYS_FROM_26.format(before=before))
     options = ["--preset", "smoke", "--epochs", "6", "--device", "cpu", "--frameworks", "torch", "--quiet"]
-    options += ["--precisions", "float32", "mixed_bfloat16", "--torch-python", worker]
-    options += ["--repeats", "1", "--output", str(tmp_path / output)]
-    return run_parity.main(["sweep", "--over", "image-size", *arguments, *options])
+    options += ["--precisions", *PRECISIONS, "--torch-python", worker]
+    options += ["--output", str(tmp_path / output)]
+    repeats = [] if "--repeats" in arguments else ["--repeats", "1"]
+    return run_parity.main(["sweep", "--over", "image-size", *arguments, *repeats, *options])
 
 
-SENTENCE = "- torch mixed_bfloat16 pays from image-size 32 (1.15x) on, and not at 16 (0.80x)"
+SENTENCE = f"- torch mixed_bfloat16 pays from image-size 32 (1.15x) on, and not at 16 (0.80x); {FEW_PROCESSES}"
 
 
 def test_the_same_answer_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +108,21 @@ def test_the_same_answer_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == once
     assert once.splitlines()[-1] == SENTENCE
     assert (tmp_path / "one" / "sweep.txt").read_text() == once
+
+
+def test_repeats_run_by_turns_and_a_resumed_sweep_keeps_them(tmp_path: Path) -> None:
+    """The second turn of size 8 is interrupted; what is missing then runs by turns as well, in another session."""
+    in_turn_2 = "if config.repeat == 1: os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+    assert sweep(tmp_path, "8", "16", "--repeats", "2", before=in_turn_2) == 130
+    turns = [f"torch-{precision}-custom-compile-off-r{repeat}" for repeat in range(2) for precision in PRECISIONS]
+    assert started(tmp_path) == turns[:3]
+    assert sweep(tmp_path, "8", "16", "--repeats", "2", "--resume") == 0
+    assert started(tmp_path)[3:] == [*turns[2:], *turns]
+    rows = read_json(tmp_path / "run" / "image-size-8" / "results.json", Results).rows
+    sessions = {row.config.row_id: row.session for row in rows}
+    first, again, second, too = (sessions[name] for name in turns)
+    assert first is not None is not second
+    assert first == again < second == too
 
 
 def test_each_size_is_a_run_with_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -123,7 +141,8 @@ def test_a_worker_that_is_killed_once_changes_nothing(tmp_path: Path, capsys: py
 
 def test_a_worker_that_is_always_killed_costs_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(tmp_path, "16", "32", before=f"if config.data.image_shape[0] == 16: {KILL}") == 3
-    sentence = "- torch mixed_bfloat16 pays at image-size 32 (1.15x); not judged at image-size 16 (killed)"
+    sentence = "- torch mixed_bfloat16 pays at image-size 32 (1.15x); can't tell at image-size 16 (killed)"
+    sentence += f"; {FEW_PROCESSES}"
     assert capsys.readouterr().out.splitlines()[-1] == sentence
 
 
@@ -211,10 +230,10 @@ def test_a_row_that_fails_a_check_does_not_pay() -> None:
     wrong = Check("C1 logits", 2, 1, False, "right")
     rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 0.5, 0), checks=[wrong])]
     (gains,) = gains_along({8: Results([], {}, rows)})
-    assert crossover(gains, "size") == "not judged at size 8 (C1 logits failed)"
+    assert crossover(gains, "size") == "can't tell at size 8 (C1 logits failed)"
 
 
-@pytest.mark.parametrize(("precision", "words"), [("mixed_float16", "not judged"), ("float64", "pays")])
+@pytest.mark.parametrize(("precision", "words"), [("mixed_float16", "can't tell"), ("float64", "pays")])
 def test_a_row_that_is_unlike_the_other_frameworks_does_not_pay(precision: str, words: str) -> None:
     """Where C8 failed at its precision, and not at another."""
     wrong = ParityEntry(
@@ -237,7 +256,7 @@ def test_a_row_without_a_steady_step_is_not_judged() -> None:
     timing = Timing(1.0, [9.0, *5 * [1.0]], None, 9.0, None)
     rows = [row("float32", 1.0, 0), replace(row("mixed_float16", 1.0, 0), timing=timing)]
     (gains,) = gains_along({8: Results([], {}, rows)})
-    assert crossover(gains, "size") == "not judged at size 8 (no steady step)"
+    assert crossover(gains, "size") == "can't tell at size 8 (no steady step)"
 
 
 def test_a_batch_size_sets_the_images(tmp_path: Path) -> None:
@@ -292,7 +311,7 @@ def test_a_figure_does_not_say_of_what_was_not_judged_that_it_does_not_pay() -> 
     pytest.importorskip("matplotlib")
     from common.show.figures import crossovers
 
-    assert crossovers(gains_along(swept({8: None, 16: None})), "size", "").get_suptitle() == "PyTorch: not judged"
+    assert crossovers(gains_along(swept({8: None, 16: None})), "size", "").get_suptitle() == "PyTorch: can't tell: oom"
     assert "no mixed precision pays" in crossovers(gains_along(swept({8: 0.5, 16: None})), "size", "").get_suptitle()
 
 

@@ -637,7 +637,7 @@ def test_one_epoch_has_no_steady_step_and_claims_nothing() -> None:
     row = RowResult(replace(CONFIG, train=TrainConfig(epochs=1)), Status.OK, timing=Timing(1.0, [2.0], None, 2.0, None))
     other = replace(row, config=replace(row.config, precision=Precision.MIXED_BFLOAT16))
     for line in speed_table([row, other], "tsv").splitlines()[1:]:
-        assert [cell.strip() for cell in line.split("\t")[4:8]] == ["-"] * 4  # step, spread, speed-up, 95 %
+        assert [cell.strip() for cell in line.split("\t")[4:8]] == ["-"] * 4  # step, spread, speed-up, x floor
     assert any("there was one epoch alone; give --epochs 2 or more" in note for note in notes([row]))
 
 

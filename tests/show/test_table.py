@@ -15,6 +15,7 @@ from common.results.rows import Environment, ReplicaGroup, RowResult, Ruler, Sta
 from common.show.extents import extents, parity_cell
 from common.show.lines import Line
 from common.show.table import failures, manifest_table, notes, parity_table, speed_table
+from common.show.verdict import FEW_PROCESSES, INTERVALS
 
 
 def make(
@@ -51,7 +52,7 @@ def test_one_row() -> None:
     assert cells(FLOAT32) == [
         {
             "framework": "torch", "precision": "float32", "compile": "off", "loop": "custom",
-            "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x", "95 %": "-", "x floor": "-",
+            "step ms": "10", "spread ms": "9-11", "speed-up": "1.00x", "x floor": "-",
             "first s": "1.5", "total s": "3.25", "images/s": "400",
             "base MB": "1", "peak MB": "201", "used MB": "200", "steady MB": "200", "saved": "0 %",
             "loss": "0.125", "acc %": "75", "skips": "2", "parity": "-", "status": "ok",
@@ -64,17 +65,33 @@ def test_speed_up_and_memory_saved_over_float32() -> None:
     assert (half["speed-up"], half["saved"]) == ("2.50x", "75 %")
 
 
-def test_the_interval_of_a_speed_up_is_bootstrapped_from_the_steady_epochs() -> None:
-    baseline = with_epochs(FLOAT32, [9.0, 2.0, 2.0, 2.0])  # the first epoch does not count
-    assert [line["95 %"] for line in cells(baseline, with_epochs(FLOAT16, [9.0, 1.0, 1.0, 1.0]))] == ["-", "2.00-2.00"]
-    low, high = cells(baseline, with_epochs(FLOAT16, [9.0, 0.8, 1.0, 1.2]))[1]["95 %"].split("-")
+def test_the_interval_of_one_process_is_bootstrapped_from_its_steady_epochs() -> None:
+    baseline, row = (with_epochs(one, [9.0, *3 * [s]]) for one, s in ((FLOAT32, 2.0), (FLOAT16, 1.0)))
+    assert [line["within run"] for line in cells(baseline, row)] == ["-", "2.00-2.00"]  # the first does not count
+    line = cells(baseline, with_epochs(FLOAT16, [9.0, 0.8, 1.0, 1.2]))[1]
+    low, high = line["within run"].split("-")
     assert float(low) < 2.0 < float(high)
+
+
+@pytest.mark.parametrize(("processes", "column"), [(1, "within run"), (2, "within run"), (3, "95 %")])
+def test_one_process_has_no_95_percent(processes: int, column: str) -> None:
+    rows = [
+        with_epochs(replace(row, config=replace(row.config, repeat=repeat)), [9.0, *4 * [seconds]])
+        for repeat in range(processes)
+        for row, seconds in ((FLOAT32, 2.0), (FLOAT16, 1.0))
+    ]
+    line = cells(*rows)[1]
+    assert {name: cell for name, cell in line.items() if name in INTERVALS} == {column: "2.00-2.00"}
+    said = any(note.startswith("within run: ") and FEW_PROCESSES in note for note in notes(rows))
+    assert said == (processes < 3)
 
 
 def test_an_unstable_row_is_named_with_the_reason_and_what_the_driver_saw() -> None:
     slowing = with_epochs(FLOAT16, [9.0, 1.0, 1.0, 1.0, 1.0, 1.3, 1.3, 1.3, 1.3])
     hot = replace(slowing, gpu=GpuUse("process", 10**9, 50.0, ["heat"], other_processes=2))
-    (warning,) = (note for note in notes([with_epochs(FLOAT32, [9.0] + 8 * [2.0]), hot]) if "UNSTABLE" in note)
+    said = notes([with_epochs(FLOAT32, [9.0] + 8 * [2.0]), hot])
+    assert "can't tell whether it pays: torch mixed_float16: UNSTABLE" in said
+    (warning,) = (note for note in said if note.startswith("UNSTABLE"))
     assert warning.startswith("UNSTABLE: torch mixed_float16: slower by 30 % in the second half")
     assert warning.endswith("; its clocks were held down by heat")
 
