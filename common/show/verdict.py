@@ -105,7 +105,7 @@ def doubts(lines: Sequence[Line], parity: Sequence[ParityEntry] = ()) -> list[st
     said = [f"can't tell whether it pays: {', '.join(names)}: {why}" for why, names in unknown.items()]
     if elsewhere := [line.name for line, float32 in pairs if in_other_sessions(line, float32)]:
         said.append(
-            f"of another session than float32: {', '.join(elsewhere)}: their speed-up holds whatever changed in between"
+            f"of another session than float32: {', '.join(elsewhere)}: what changed in between is in their speed-up"
         )
     if any((ends := interval(*pair)) and not ends.over_processes for pair in pairs):
         own = "within run: what the epochs of a process show; equal processes lie further apart"

@@ -184,7 +184,7 @@ def test_a_turn_that_is_disturbed_hits_both_sides() -> None:
 
 
 def test_rows_of_another_session_are_named() -> None:
-    note = "of another session than float32: torch mixed_float16: their speed-up holds whatever changed in between"
+    note = "of another session than float32: torch mixed_float16: what changed in between is in their speed-up"
     assert note in notes(bent(rows_of(), "mixed_float16", 0, session=LATER))
     assert note in notes(bent(rows_of(), "mixed_float16", 0, session=None))
     for session in (HERE, None):  # of before nothing is recorded
