@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from common.config import LOSS_SCALE_BACKOFF, LOSS_SCALE_GROWTH, LossScaleConfig, Precision, TrainConfig
 from tf_impl.model import ConvNet
+from tf_impl.precision import float32_by_default
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer  # Adam, or a LossScaleOptimizer around it
 
@@ -34,7 +35,8 @@ class FusedAdam(keras.optimizers.Adam):
         defaults = {option: keras_own[option].default for option in options if option in keras_own}
         if dropped := [option for option, default in defaults.items() if options[option] != default]:
             raise ValueError(f"FusedAdam has no {', '.join(dropped)}; take keras.optimizers.Adam")
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, name=name, **options)
+        with float32_by_default():  # else a user's floatx would round the learning rate
+            super().__init__(learning_rate, beta_1, beta_2, epsilon, name=name, **options)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make the moments of the variables."""
