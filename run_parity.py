@@ -37,6 +37,9 @@ except ModuleNotFoundError as error:  # as outside of the environment that make 
     install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
     print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
     sys.exit(2)
+except ImportError as error:  # as of an old Python
+    print(f"run_parity.py: {error}; take .venv/bin/python, or another python3", file=sys.stderr)
+    sys.exit(2)
 
 VERBS = {
     "report": report.main,

@@ -24,7 +24,11 @@ def fit(
     config: RunConfig,
     recorder: Recorder,
 ) -> None:
-    """Train on images (N, H, W, C) and labels (N, 1) with Model.fit and tell the recorder about every step."""
+    """Train on images (N, H, W, C) and labels (N, 1) with Model.fit and tell the recorder about every step.
+
+    Raises ValueError where the user has limited every fit, as is done to try a program out.
+    """
+    _require_whole_fits(config)
     loss = _LastValue(binary_crossentropy, "step_loss", images.dtype)
     accuracy = _LastValue(binary_accuracy, "step_accuracy", images.dtype)
     model.logits.compile(
@@ -50,6 +54,14 @@ def fit_more(model: ConvNet, images: tf.Tensor, labels: tf.Tensor, batch_size: i
     """One epoch more on images (N, H, W, C) and labels (N, 1), by the graph that fit has made; nobody is told."""
     with float32_by_default():
         model.logits.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0)
+
+
+def _require_whole_fits(config: RunConfig) -> None:
+    planned = {"max_epochs": config.train.epochs, "max_steps_per_epoch": config.steps_per_epoch}
+    for name, number in planned.items():
+        limit = getattr(keras.config, name, lambda: None)()  # Keras 3.10 has no such limit
+        if limit is not None and limit < number:
+            raise ValueError(f"Keras' {name} is {limit}, and {number} are planned; unset KERAS_{name.upper()}")
 
 
 class _BinaryCrossentropy(keras.losses.Loss):

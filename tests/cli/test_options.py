@@ -1,5 +1,6 @@
 """Does wrong input end in one line that names the option and what would be right, exit code 2, before anything runs?"""
 
+import ast
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,8 @@ from common.cli.plan import plan
 from common.config import Precision
 from common.results.coding import write_json
 from common.results.rows import Results
+from tests.conftest import ROOT, run_python
 from tests.conftest import run_parity as run_program
-from tests.conftest import run_python
 
 WRONG = [
     (["--precisions", "half"], "--precisions", "choose from"),
@@ -148,6 +149,30 @@ def test_resume_needs_the_output_that_it_goes_on_with(capsys: pytest.CaptureFixt
         run_parity.main(["--resume"])
     assert stopped.value.code == 2
     assert "give the --output whose rows are to be kept" in capsys.readouterr().err
+
+
+STARTS = ["run_parity.py", *(f"{name}/__init__.py" for name in ("common", "tf_impl", "torch_impl"))]
+STARTS += [f"{name}/__main__.py" for name in ("tf_impl", "torch_impl")]
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_an_old_python_can_read_what_tells_it_so(name: str) -> None:
+    ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+@pytest.mark.parametrize("start", ["run_path('run_parity.py')", "run_module('tf_impl')", "run_module('torch_impl')"])
+def test_an_old_python_is_told_which_to_take(start: str) -> None:
+    process = run_python("-c", f"import runpy, sys; sys.version_info = (3, 8, 18); runpy.{start}")
+    *_, line = process.stderr.splitlines()
+    assert "this is Python 3.8, and 3.10 to 3.13 will do" in line
+    assert "pip install" not in process.stderr
+
+
+def test_an_old_python_is_told_so_in_one_line() -> None:
+    code = "import runpy, sys; sys.version_info = (3, 6, 9); runpy.run_path('run_parity.py')"
+    process = run_python("-c", code)
+    line = "run_parity.py: this is Python 3.6, and 3.10 to 3.13 will do; take .venv/bin/python, or another python3\n"
+    assert (process.returncode, process.stderr) == (2, line)
 
 
 def test_a_python_without_our_packages_says_what_to_do(tmp_path: Path) -> None:
