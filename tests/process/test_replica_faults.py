@@ -329,6 +329,24 @@ def test_replicas_meet_where_there_is_a_proxy(framework: str, tmp_path: Path, mo
     assert row.status is Status.OK
 
 
+ELSEWHERE = """
+joined = run.distributed.joined
+def joined_elsewhere(*arguments):
+    open({reached!r}, "w").close()
+    {fault}
+    return joined(*arguments)
+run.distributed.joined = joined_elsewhere
+"""
+
+
+@pytest.mark.slow
+@needs_torch
+def test_a_store_of_pytorch_that_is_not_there(tmp_path: Path) -> None:
+    row = train(tmp_path, "torch", "os.environ['MASTER_PORT'] = '9'", collective_s=4, where=ELSEWHERE)
+    assert row.status is Status.CRASHED
+    assert re.search(r"rank \d: .* timed out after 4000ms while trying to connect to \(localhost, 9\)", row.detail)
+
+
 @pytest.mark.slow
 @needs_tensorflow
 def test_a_host_that_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
