@@ -34,8 +34,12 @@ try:
     from common.show.table import tables
     from common.text import escape_what_stdout_lacks, printable, resume_options, say, show, time_stamp
 except ModuleNotFoundError as error:  # as outside of the environment that make has made
-    install = f"{sys.executable} -m pip install -c constraints.txt -e {Path(__file__).parent}"
-    print(f"run_parity.py: this Python has no {error.name}; take .venv/bin/python, or: {install}", file=sys.stderr)
+    from common.process.install import without_packages
+
+    print(f"run_parity.py: {without_packages(error.name or '')}", file=sys.stderr)
+    sys.exit(2)
+except ImportError as error:  # as of an old Python
+    print(f"run_parity.py: {error}", file=sys.stderr)
     sys.exit(2)
 
 VERBS = {
@@ -112,7 +116,7 @@ def run(
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(VERBS, prog=PROGRAM, description=__doc__, epilog=EXIT_CODES)
     rows = add_row_options(parser)
     rows.add_argument(
         "--repeats", type=repeats_int, default=1, metavar="N", help="run each row in N fresh processes, by turns"

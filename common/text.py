@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -31,7 +32,7 @@ def time_stamp() -> str:
 
 def resume_options(folder: Path) -> str:
     """The options with which an interrupted run goes on."""
-    return f"--resume --output {printable(str(folder))}"
+    return f"--resume --output {shlex.quote(printable(str(folder)))}"
 
 
 def in_one_line(error: BaseException) -> str:

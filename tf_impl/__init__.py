@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from tf_impl.train import loss_and_gradients as loss_and_gradients
     from tf_impl.train import train_step as train_step
 
-# Set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json. XLA would leave out
-# roundings to bfloat16 that the precision asks for. On a GPU it would also compute both gradients of the Dense layer in
-# one kernel, which is slower than two and holds a fourth activation, and copy activations to pad their number of rows.
-# Without cuBLASLt TensorFlow adds a bias by a kernel of its own, which takes longer than the product before it.
-os.environ["KERAS_BACKEND"] = "tensorflow"
+# Set before the libraries are loaded. Keras would otherwise follow the user's ~/.keras/keras.json; another backend in
+# the user's environment is refused by precision.py. XLA would leave out roundings to bfloat16 that the precision asks
+# for. On a GPU it would also compute both gradients of the Dense layer in one kernel, which is slower than two and
+# holds a fourth activation, and copy activations to pad their number of rows. Without cuBLASLt TensorFlow adds a bias
+# by a kernel of its own, which takes longer than the product before it.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_USE_CUBLASLT", "1")
 _XLA_FLAGS = (
     "--xla_allow_excess_precision=false",

@@ -1,5 +1,6 @@
 """One TensorFlow row from the command line: `python -m tf_impl --precision mixed_float16`."""
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -8,6 +9,11 @@ from common.config import RunConfig
 from common.process.monitor import NO_MONITORS, Monitors
 from common.process.recorder import OnArrays, OnEvent
 from common.results.rows import RowResult
+
+# The process is ours alone: what the user has set for Keras is meant for their own programs. Where there is no folder
+# there is no keras.json, and none is written.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["KERAS_HOME"] = os.devnull
 
 
 def run(

@@ -67,12 +67,18 @@ def describe_device(device: str) -> dict[str, str]:
     }
 
 
-def set_tf32(enabled: bool) -> None:
-    """Let float32 matrix products and convolutions round their inputs to TF32 on a GPU, or forbid it.
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """In the block, let float32 products and convolutions round their inputs to TF32 on a GPU, or forbid it.
 
     Differs from torch_impl: one switch for everything, and on by default.
     """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def synchronize(device: str) -> None:

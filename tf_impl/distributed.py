@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from common.config import ExecutionConfig, Precision
 from common.experiment.data import block, short_fingerprint
-from common.process.replicas import ReplicaFailed, blame, blame_one_of, task_index
+from common.process.replicas import ReplicaFailed, blame, blame_one_of, task_index, without_proxies
 from common.results.rows import Status
 from tf_impl.device import memory_stats, reset_peak_memory, to_device
 from tf_impl.model import ConvNet, export_weights
@@ -59,21 +59,24 @@ def joined(
     """Meet the other replicas, and take leave of them when the block has ended well. A single one meets nobody.
 
     A collective that some of them don't enter raises after execution.collective_timeout_s.
+    Differs from torch_impl: TensorFlow would go by a proxy, and puts no limit to the meeting; processes.py does.
     """
     if execution.replicas == 1:
         yield alone(device)
         return
-    on_collective()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(
-        communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=execution.collective_timeout_s, implementation=BACKENDS["ring"]
-        )
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=execution.collective_timeout_s, implementation=BACKENDS["ring"]
     )
     rank = task_index()
     try:
-        yield Replicas(
-            strategy.num_replicas_in_sync, range(rank, rank + 1), [device], _backend(strategy), strategy, on_collective
-        )
+        with without_proxies():
+            on_collective()
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+            on_collective()  # they have met
+            backend = _backend(strategy)
+            yield Replicas(
+                strategy.num_replicas_in_sync, range(rank, rank + 1), [device], backend, strategy, on_collective
+            )
     except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError) as error:
         raise _silence(str(error), execution) from error
 

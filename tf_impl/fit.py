@@ -12,6 +12,7 @@ from common.config import RunConfig
 from common.process.recorder import Recorder
 from tf_impl.model import ConvNet
 from tf_impl.optimizer import Optimizer, applied_steps, loss_scale
+from tf_impl.precision import float32_by_default
 from tf_impl.train import Step, binary_accuracy, binary_crossentropy
 
 
@@ -23,7 +24,11 @@ def fit(
     config: RunConfig,
     recorder: Recorder,
 ) -> None:
-    """Train on images (N, H, W, C) and labels (N, 1) with Model.fit and tell the recorder about every step."""
+    """Train on images (N, H, W, C) and labels (N, 1) with Model.fit and tell the recorder about every step.
+
+    Raises ValueError where the user has limited every fit, as is done to try a program out.
+    """
+    _require_whole_fits(config)
     loss = _LastValue(binary_crossentropy, "step_loss", images.dtype)
     accuracy = _LastValue(binary_accuracy, "step_accuracy", images.dtype)
     model.logits.compile(
@@ -33,20 +38,30 @@ def fit(
         jit_compile=config.execution.compile,
         auto_scale_loss=False,  # make_optimizer has decided
     )
-    model.logits.fit(
-        images,
-        labels,
-        batch_size=config.train.batch_size,
-        epochs=config.train.epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[_StepReporter(optimizer, loss, accuracy, recorder)],
-    )
+    with float32_by_default():  # else a user's floatx would round the images
+        model.logits.fit(
+            images,
+            labels,
+            batch_size=config.train.batch_size,
+            epochs=config.train.epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_StepReporter(optimizer, loss, accuracy, recorder)],
+        )
 
 
 def fit_more(model: ConvNet, images: tf.Tensor, labels: tf.Tensor, batch_size: int) -> None:
     """One epoch more on images (N, H, W, C) and labels (N, 1), by the graph that fit has made; nobody is told."""
-    model.logits.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0)
+    with float32_by_default():
+        model.logits.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0)
+
+
+def _require_whole_fits(config: RunConfig) -> None:
+    planned = {"max_epochs": config.train.epochs, "max_steps_per_epoch": config.steps_per_epoch}
+    for name, number in planned.items():
+        limit = getattr(keras.config, name, lambda: None)()  # Keras 3.10 has no such limit
+        if limit is not None and limit < number:
+            raise ValueError(f"Keras' {name} is {limit}, and {number} are planned; unset KERAS_{name.upper()}")
 
 
 class _BinaryCrossentropy(keras.losses.Loss):

@@ -1,13 +1,15 @@
 """Adam as Keras defines it, with dynamic loss scaling where the precision needs it."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from inspect import signature
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from common.config import LOSS_SCALE_BACKOFF, LOSS_SCALE_GROWTH, LossScaleConfig, Precision, TrainConfig
 from tf_impl.model import ConvNet
+from tf_impl.precision import float32_by_default
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer  # Adam, or a LossScaleOptimizer around it
 
@@ -15,8 +17,32 @@ Optimizer: TypeAlias = keras.optimizers.Optimizer  # Adam, or a LossScaleOptimiz
 class FusedAdam(keras.optimizers.Adam):
     """Keras' Adam, by its own formula, but in one kernel for each variable instead of ten.
 
+    Raises ValueError for what that kernel leaves out: clipping, weight decay and the other options of Keras'
+    optimizers, and the constraints of variables.
     Differs from torch_impl: torch.optim.Adam has such a kernel built in.
     """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        keras_own = signature(keras.optimizers.Adam.__init__).parameters
+        defaults = {option: keras_own[option].default for option in options if option in keras_own}
+        if dropped := [option for option, default in defaults.items() if options[option] != default]:
+            raise ValueError(f"FusedAdam has no {', '.join(dropped)}; take keras.optimizers.Adam")
+        with float32_by_default():  # else a user's floatx would round the learning rate
+            super().__init__(learning_rate, beta_1, beta_2, epsilon, name=name, **options)
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Make the moments of the variables."""
+        if constrained := [variable.path for variable in variables if variable.constraint is not None]:
+            raise ValueError(f"FusedAdam applies no constraint, as of {constrained[0]}; take keras.optimizers.Adam")
+        super().build(variables)
 
     def apply_where(
         self, finite: tf.Tensor, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
@@ -55,8 +81,15 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
     """Keras' loss scaling around a FusedAdam, but the device decides whether to skip, without the host.
 
     Keras branches: the host waits until the device has tested the gradients, and the device then waits for the host.
+    Raises TypeError around another optimizer, which could not be told to skip.
     Differs from torch_impl: GradScaler and the fused Adam work this way of themselves.
     """
+
+    def __init__(self, inner_optimizer: FusedAdam, *arguments: Any, **options: Any) -> None:
+        if not isinstance(inner_optimizer, FusedAdam):
+            kind = type(inner_optimizer).__name__
+            raise TypeError(f"LossScale is for FusedAdam and not for {kind}; take keras.optimizers.LossScaleOptimizer")
+        super().__init__(inner_optimizer, *arguments, **options)
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
         finite = self.check_finite(grads)

@@ -1,11 +1,18 @@
 """Which dtype computes, which dtype stores, and how Keras is told so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
 
 from common.config import Precision
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"Keras runs on {keras.config.backend()} in this process, and tf_impl needs TensorFlow; import tf_impl before "
+        "Keras, with KERAS_BACKEND=tensorflow or not set"
+    )
 
 MatMul = Callable[..., tf.Tensor]  # of two matrices, with tf.matmul's transpose_a and transpose_b
 
@@ -28,6 +35,20 @@ def autocast(precision: Precision, device: str) -> keras.DTypePolicy:
     """
     mixed = compute_dtype(precision) != variable_dtype(precision)
     return keras.DTypePolicy(f"mixed_{precision.compute_dtype}" if mixed else precision.compute_dtype)
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """In the block, let Keras choose float32 where no dtype is given, whatever floatx the user has set.
+
+    Has no twin in torch_impl: what chooses a dtype there can be given one.
+    """
+    floatx = keras.config.floatx()
+    keras.config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
 
 
 def rounded_product(precision: Precision, device: str) -> MatMul:

@@ -7,6 +7,7 @@ But TensorFlow may crash when it gives up waiting, so each also counts the calls
 Not one process for all, as by MirroredStrategy: that one calls the operations of its devices by turns, and is slower.
 """
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -33,9 +34,11 @@ from common.process.replicas import (
     describe_exception,
     describe_exit,
     explain_failure,
+    explain_no_meeting,
     explain_silence,
     explain_timeout,
     find_awaited,
+    is_meeting,
     tf_configs,
 )
 from common.results.rows import RowResult, Status
@@ -83,15 +86,17 @@ def run_replicas(
     processes: dict[int, BaseProcess] = {}
     connections: dict[Connection, int] = {}
     try:
-        for number, (rank, tf_config) in enumerate(tf_configs(config.execution.devices).items()):
+        configs = tf_configs(config.execution.devices)
+        addresses = json.loads(configs[min(configs)])["cluster"]["worker"]
+        for number, (rank, tf_config) in enumerate(configs.items()):
             ours, theirs = context.Pipe(duplex=False)
             arguments = (theirs, tf_config, number, entered, config, on_event, on_arrays, monitors)
             process: BaseProcess = context.Process(target=_replica, args=arguments)
             process.start()
             processes[rank], connections[ours] = process, rank
             theirs.close()  # else its end would never show
-        with _asked_to_end(entered, min(processes)):
-            ended = _wait_for(connections, processes, entered, config.execution.collective_timeout_s)
+        with _asked_to_end(entered, min(processes), addresses):
+            ended = _wait_for(connections, processes, entered, addresses, config.execution.collective_timeout_s)
         if any(end.row is None for end in ended.values()):
             ranks = [*ended, *sorted(processes.keys() - ended.keys())]
             replicas = [_Replica(rank, entered[rank - min(processes)], ended.get(rank)) for rank in ranks]
@@ -151,11 +156,11 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _asked_to_end(entered: "Array[c_longlong]", first: int) -> Iterator[None]:
+def _asked_to_end(entered: "Array[c_longlong]", first: int, addresses: Sequence[str]) -> Iterator[None]:
     """Raise ReplicaFailed in the block when SIGTERM comes: the row's time is over."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise explain_timeout(list(entered), first)
+        raise explain_timeout(list(entered), first, addresses)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -168,12 +173,13 @@ def _wait_for(
     connections: dict[Connection, int],
     processes: dict[int, BaseProcess],
     entered: "Array[c_longlong]",
+    addresses: Sequence[str],
     timeout_s: float,
 ) -> dict[int, _Ended]:
     """How each has ended, by rank in the order of their ends, but for those that don't though another has failed.
 
     Raises ReplicaFailed where one has kept the others waiting for longer than TensorFlow itself allows: on GPUs it does
-    not look, since the devices wait for each other.
+    not look, since the devices wait for each other. Nor does it while the replicas meet, at their addresses.
     """
     ended: dict[int, _Ended] = {}
     reached, since_s = list(entered), time.monotonic()
@@ -185,9 +191,11 @@ def _wait_for(
             break
         if reached != list(entered):
             reached, since_s = list(entered), time.monotonic()
-        elif find_awaited(reached) and not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
-            slow = [min(processes) + number for number in find_awaited(reached)]
-            raise ReplicaFailed(Status.CRASHED, blame(slow, timeout_s))
+        elif not ready and time.monotonic() - since_s > timeout_s + SETTLE_S:
+            if is_meeting(reached):
+                raise explain_no_meeting(addresses, timeout_s)
+            if slow := [min(processes) + number for number in find_awaited(reached)]:
+                raise ReplicaFailed(Status.CRASHED, blame(slow, timeout_s))
         for connection in ready:
             assert isinstance(connection, Connection)
             rank = connections[connection]

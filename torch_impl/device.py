@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,16 +75,24 @@ def describe_device(device: torch.device) -> dict[str, str]:
     }
 
 
-def set_tf32(enabled: bool) -> None:
-    """Let float32 matrix products and convolutions round their inputs to TF32 on a GPU, or forbid it.
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """In the block, let float32 products and convolutions round their inputs to TF32 on a GPU, or forbid it.
 
     Differs from tf_impl: one switch for each library; by default PyTorch allows TF32 in convolutions alone. The switch
-    for recurrent layers is set as well, since PyTorch refuses to report cuDNN's setting while the two disagree.
+    for recurrent layers is set as well, since PyTorch refuses to report cuDNN's setting while the two disagree. So are
+    oneDNN's: by set_float32_matmul_precision("medium") it multiplies float32 in bfloat16 on a CPU.
     """
-    fp32_precision = "tf32" if enabled else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = fp32_precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = fp32_precision  # type: ignore[attr-defined]
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    backends += [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if enabled else "ieee"
+        yield
+    finally:
+        for backend, fp32_precision in zip(backends, before, strict=True):
+            backend.fp32_precision = fp32_precision
 
 
 def synchronize(device: torch.device) -> None:
@@ -165,7 +174,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def copy_seconds(size: int, device: torch.device) -> float:
     """Seconds to copy `size` bytes on the device."""
-    source = torch.ones(size // torch.float32.itemsize, device=device)
+    source = torch.ones(size // torch.float32.itemsize, dtype=torch.float32, device=device)
     target = torch.ones_like(source)
     return seconds_of(lambda: target.copy_(source), partial(synchronize, device), COPIES_AT_ONCE)
 

@@ -64,6 +64,7 @@ def joined(
         timeout=timedelta(seconds=execution.collective_timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
+    on_collective()  # they have met
     rank = dist.get_rank()
     yield Replicas(dist.get_world_size(), range(rank, rank + 1), [device], backend, on_collective)
     dist.destroy_process_group()  # after an error it could wait for a replica that is gone

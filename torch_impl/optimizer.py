@@ -44,7 +44,9 @@ def scale_loss(optimizer: Optimizer, loss: torch.Tensor) -> torch.Tensor:
 def loss_scale(optimizer: Optimizer) -> torch.Tensor:
     """The factor on the loss, float32 scalar on the device; 1 without loss scaling."""
     device = optimizer.adam.param_groups[0]["params"][0].device
-    return scale_loss(optimizer, torch.ones((), device=device))  # GradScaler.get_scale() would wait for the device
+    return scale_loss(
+        optimizer, torch.ones((), dtype=torch.float32, device=device)
+    )  # GradScaler.get_scale() would wait for the device
 
 
 def set_loss_scale(optimizer: Optimizer, scale: float) -> None:
@@ -56,7 +58,7 @@ def applied_steps(optimizer: Optimizer) -> torch.Tensor:
     """How many steps changed the weights, scalar on the device: steps that overflowed do not count."""
     parameter = optimizer.adam.param_groups[0]["params"][0]
     state = optimizer.adam.state.get(parameter)
-    return state["step"].clone() if state else torch.zeros((), device=parameter.device)
+    return state["step"].clone() if state else torch.zeros((), dtype=torch.float32, device=parameter.device)
 
 
 def second_moments(optimizer: Optimizer) -> list[torch.Tensor]:
@@ -73,7 +75,7 @@ def _use_keras_epsilon(adam: torch.optim.Adam, epsilon: float) -> None:
     nothing left to do; copied after a step and read before the next, it has long arrived.
     """
     parameter = adam.param_groups[0]["params"][0]
-    applied = torch.zeros((), pin_memory=parameter.is_cuda)
+    applied = torch.zeros((), dtype=torch.float32, device="cpu", pin_memory=parameter.is_cuda)
     arrival = torch.cuda.Event() if parameter.is_cuda else None
 
     def set_epsilon(adam: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -166,4 +166,4 @@ def fetch(steps: Sequence[Step], replicas: Replicas) -> list[list[float]]:
 
 
 def _double(value: torch.Tensor | float) -> torch.Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
+    return value.double() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")

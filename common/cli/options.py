@@ -8,8 +8,9 @@ import math
 import os
 import sys
 from argparse import ArgumentParser, _ArgumentGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,8 +34,31 @@ from common.text import printable
 # The options that aren't called as the field of the config that they set.
 OPTIONS = {"image_shape": "--image-size", "collective_timeout_s": "--collective-timeout"}
 
+NEAR = 0.7  # as difflib counts: 'pytorch' and 'torch' have 0.83, 'float16' and 'tf32' 0.18
+
 # As it was called: a checkout has the file, an installed package the command.
 PROGRAM = "run-parity" if Path(sys.argv[0]).stem == "run-parity" else "run_parity.py"
+
+
+# What is often written for what is called otherwise here, where spelling does not tell. Markdown's tables are github's.
+ALIASES = {
+    "tf": "tensorflow", "keras": "tensorflow", "double": "float64", "fp64": "float64", "single": "float32",
+    "fp32": "float32", "half": "mixed_float16", "fp16": "mixed_float16", "float16": "mixed_float16",
+    "amp": "mixed_float16", "mixed": "mixed_float16", "bf16": "mixed_bfloat16", "bfloat16": "mixed_bfloat16",
+    "md": "github", "markdown": "github", "text": "simple", "cuda": "gpu", "--lr": "--learning-rate",
+    "--size": "--image-size", "--gpus": "--devices", "--out": "--output",
+}  # fmt: skip
+
+
+def find_meant(word: str, known: Sequence[str]) -> str:
+    """Which of the known words is meant by one that is not known; "" where none is near."""
+    meant = ALIASES.get(word.lower(), "")
+    return meant if meant in known else next(iter(get_close_matches(word.lower(), known, 1, NEAR)), "")
+
+
+def _hint(meant: Sequence[str]) -> str:
+    found = list(dict.fromkeys(filter(None, meant)))
+    return f"; did you mean {', '.join(found)}?" if found else ""
 
 
 def new_file(text: str) -> Path:
@@ -48,10 +72,33 @@ def new_file(text: str) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage, and exit code 2."""
+    """An argument parser whose errors are one line, without the usage, and exit code 2.
 
-    def __init__(self, **settings: Any) -> None:
+    Of a near miss the line names what is meant. verbs: what the first argument could have been, where it is no option.
+    """
+
+    def __init__(self, verbs: Iterable[str] = (), **settings: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self._verbs = tuple(verbs)
+
+    def parse_args(  # type: ignore[override]  # of its three forms we use one
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            meant = [
+                find_meant(word.partition("=")[0], known if word[0] == "-" else self._verbs) for word in unknown if word
+            ]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(meant)}")
+        return arguments
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _hint([find_meant(str(value), list(map(str, action.choices or ())))])
+            raise
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}\n")
@@ -153,15 +200,18 @@ def make_config(
             repeat=repeat,
         )  # fmt: skip
     except FieldError as error:
-        parser.error(_in_options(error, arguments, replicas))
+        parser.error(_in_options(error, arguments, sizes, replicas))
 
 
-def _in_options(error: FieldError, arguments: argparse.Namespace, replicas: int) -> str:
+def _in_options(error: FieldError, arguments: argparse.Namespace, sizes: Preset, replicas: int) -> str:
     """What is wrong with a config, by the option that its field came from."""
+    more = ""
+    if error.field == "batch_size" and sizes.batch_size > sizes.images:
+        more = f"; a larger one needs --images {sizes.batch_size} too"
     if error.field == "batch_size" and arguments.batch_per_replica:
-        return f"argument --batch-per-replica: the batch of {replicas} replicas {error.problem}"
+        return f"argument --batch-per-replica: the batch of {replicas} replicas {error.problem}{more}"
     option = OPTIONS.get(error.field, f"--{error.field.replace('_', '-')}")
-    return f"argument {option}: it {error.problem}"
+    return f"argument {option}: it {error.problem}{more}"
 
 
 def _resolve_device(arguments: argparse.Namespace) -> str:

@@ -16,6 +16,11 @@ from common.measure.kernel import read_file
 # "Arithmetic Instructions" and "Tensor Cores").
 NATIVE_FROM_CAPABILITY = {Precision.MIXED_FLOAT16: 7.0, Precision.MIXED_BFLOAT16: 8.0, Precision.TF32: 8.0}
 
+# The chips TU116 and TU117 have compute capability 7.5 and no tensor cores; the driver tells them by name alone. See
+# NVIDIA's pages of the GeForce 16 series, whose specifications list none, and ggml-org/llama.cpp, pull request 4682. By
+# tensorflow/tensorflow, issue 44191, a GTX 1660 Ti is 2 to 4 times slower in mixed_float16.
+WITHOUT_TENSOR_CORES = re.compile(r"\bGTX 16\d\d\b|\bMX[45]50\b|\bT(?:400|500|550|600|1000|1200|2000)\b|\bCMP 30HX\b")
+
 # The rows of a product's matrices are multiples of this many 16-bit values, or tensor cores take twice as long.
 TENSOR_CORE_WIDTH = 8
 
@@ -58,6 +63,9 @@ def slow_reason(precision: Precision, device: dict[str, str]) -> str:
                 f"{device['name']} has compute capability {capability}, and no tensor cores for "
                 f"{precision.compute_dtype} below {needed}: no speed to expect"
             )
+        if precision is Precision.MIXED_FLOAT16 and WITHOUT_TENSOR_CORES.search(device["name"]):
+            others = f"as others of compute capability {capability} have"
+            return f"{device['name']} has no tensor cores, {others}: no speed to expect"
         return ""
     instructions = NATIVE_CPU_FLAGS.get(precision)
     if instructions and not instructions & cpu_flags():

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 INTERVAL_S = 0.1  # between two samples: short beside an epoch, long beside the tenths of a millisecond that one takes
+LAST_SAMPLE_S = 5.0  # a driver that has lost its GPU may never answer
 
 # nvml.h, nvmlClocksEventReasons: what makes a GPU run slower than it could.
 SLOWED_BY = {
@@ -177,7 +178,7 @@ def watch_gpus(pid: int, number: int = 1) -> Iterator[GpuWatch | None]:
         yield watch
     finally:
         ended.set()
-        thread.join()
+        thread.join(LAST_SAMPLE_S)
 
 
 def gpu_name() -> str:

@@ -27,7 +27,7 @@ from common.experiment.weights import weight_shapes
 from common.measure.nvml import GpuWatch, watch_gpus
 from common.process.install import install_command
 from common.process.interrupts import Interrupts
-from common.process.log import CappedLog, last_lines
+from common.process.log import LAST_BYTES, CappedLog, last_exception, last_lines
 from common.process.recorder import OnEvent
 from common.process.replicas import LAUNCHER_VARIABLES
 from common.process.setting import MODULES
@@ -39,6 +39,7 @@ from common.text import in_one_line
 GRACE_S = 5.0  # between asking a worker to end and ending it
 DRAIN_S = 2.0  # for the last of its output, once it has ended
 LOG_TAIL_LINES = 20
+RAISED = 1  # Python's exit code after an exception that nothing has caught
 LONGEST_LINE_BYTES = 2**16  # of what is looked at as an event; an event of the largest run has 200
 
 # How the log of a worker ends whose interpreter lacks what every row needs.
@@ -80,7 +81,7 @@ def launch_row(job: Job, on_event: OnEvent, interrupts: Interrupts | None = None
             end = _follow(job, run_id, log, on_event, interrupts)
         except (OSError, RuntimeError) as error:  # a process or a thread too many
             return RowResult(job.config, Status.CRASHED, f"{job.python} can't be started: {error}")
-    row = _with_log(_with_gpu_use(_outcome(job, run_id, end), end.gpu), job.folder)
+    row = _with_log(_with_gpu_use(_outcome(job, run_id, end), end.gpu), job.folder, end.exit_code)
     return _not_installed(job) if row.log_tail and row.log_tail[-1] in WITHOUT_PACKAGES else row
 
 
@@ -279,15 +280,17 @@ def _with_gpu_use(row: RowResult, gpu: GpuWatch | None) -> RowResult:
     return replace(row, gpu=use, memory=replace(row.memory, device_process_peak_bytes=use.process_peak_bytes))
 
 
-def _with_log(row: RowResult, folder: Path) -> RowResult:
-    """Where the log lies and, of a row that failed, how it ends: there an exception says what it is."""
+def _with_log(row: RowResult, folder: Path, exit_code: int) -> RowResult:
+    """Where the log lies and, of a row that failed, how it ends, and the reason that is given there."""
     log = folder / "log.txt"
     row = replace(row, log=str(log.relative_to(folder.parent.parent)))
     if row.status not in _FAILED:
         return row
-    lines = last_lines(log, LOG_TAIL_LINES)
-    reason = [lines[-1]] if lines and row.status is Status.CRASHED and not row.run_id else []
-    return replace(row, detail="; ".join([row.detail, *reason]), log_tail=lines)
+    lines = last_lines(log, LAST_BYTES)
+    reason = lines[-1:] if row.status is Status.CRASHED and not row.run_id else []
+    if reason and exit_code == RAISED:
+        reason = [last_exception(lines) or lines[-1]]
+    return replace(row, detail="; ".join([row.detail, *reason]), log_tail=lines[-LOG_TAIL_LINES:])
 
 
 def _result(config: RunConfig, exit_code: int, run_id: str, folder: Path) -> RowResult:

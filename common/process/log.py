@@ -3,6 +3,7 @@
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class CappedLog:
                 self._file.write(b"\n[... %d bytes left out ...]\n" % dropped)
             self._file.write(last[-LAST_BYTES:])
             self._file.close()
+
+
+def last_exception(lines: Sequence[str]) -> str | None:
+    """The line of the last traceback that names what was raised; more text, and hints, may follow it."""
+    begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last):")]
+    return next((line for line in lines[begins[-1] + 1 :] if line[:1].strip()), None) if begins else None
 
 
 def last_lines(path: Path, count: int) -> list[str]:

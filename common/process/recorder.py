@@ -65,9 +65,10 @@ class Recorder:
         self._clock.end_step()
 
     def end_epoch(self, steps: Sequence[Any]) -> None:
-        """Stop the clock, then fetch what the epoch's steps left on the device."""
+        """Stop the clock, then fetch what the epoch's steps left on the device; ValueError for too few or too many."""
         seconds = self._clock.end_epoch()
         loss, accuracy, loss_scale, applied_steps = self._fetch(steps)
+        _require_planned(f"steps in epoch {len(self._epoch_loss) + 1}", len(loss), self._config.steps_per_epoch)
         self._loss += loss
         self._loss_scale += loss_scale
         self._applied_steps += applied_steps
@@ -90,6 +91,7 @@ class Recorder:
         )
 
     def timing(self) -> Timing:
+        _require_planned("epochs", len(self._epoch_loss), self._config.train.epochs)
         return self._clock.timing(self._config.steps_per_epoch, self._config.data.images)
 
     def memory(self) -> Memory:
@@ -133,3 +135,8 @@ class Recorder:
     def _batch_sizes(self) -> list[int]:
         images, batch_size = self._config.data.images, self._config.train.batch_size
         return [min(batch_size, images - start) for start in range(0, images, batch_size)]
+
+
+def _require_planned(what: str, number: int, planned: int) -> None:
+    if number != planned:
+        raise ValueError(f"there were {number} {what} instead of {planned}; the loop, or a limit, has changed that")

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from socket import create_server
 from typing import Any
@@ -23,6 +23,8 @@ LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TF_CONFIG"),
 )
+
+MEETING = 1  # collectives that a replica has entered while it looks for the others; the next counts as soon as they met
 
 _STATUSES = {OutOfMemory: Status.OOM, Unsupported: Status.UNSUPPORTED, ImportError: Status.IMPORT_ERROR}
 
@@ -63,6 +65,23 @@ def describe_exception(error: Exception) -> Raised:
 def find_awaited(entered: Sequence[int]) -> list[int]:
     """The ranks that the others wait for: those that have entered the fewest collectives, unless all are level."""
     return [rank for rank, count in enumerate(entered) if count < max(entered) and count == min(entered)]
+
+
+def is_meeting(entered: Sequence[int]) -> bool:
+    """Whether all have begun to look for the others, and none has found them."""
+    return set(entered) == {MEETING}
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """In the block, hide the proxies that the environment names: they know no way from one replica to another."""
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    try:
+        for name in proxies:
+            del os.environ[name]
+        yield
+    finally:
+        os.environ.update(proxies)
 
 
 def devices_and_hosts(framework: str) -> tuple[int | None, int]:
@@ -116,11 +135,18 @@ def explain_failure(rank: int, exit_code: int, raised: Raised) -> ReplicaFailed:
     return ReplicaFailed(raised.status, f"{_name([rank])}: {str(raised) or describe_exit(exit_code)}")
 
 
-def explain_timeout(entered: Sequence[int], first: int = 0) -> ReplicaFailed:
+def explain_timeout(entered: Sequence[int], first: int = 0, addresses: Sequence[str] = ()) -> ReplicaFailed:
     """Say whom the others waited for when a row's time was over. entered: collectives by rank, from rank first on."""
+    if is_meeting(entered):
+        return ReplicaFailed(Status.TIMEOUT, f"the replicas had not met{_at(addresses)}")
     slow = [first + number for number in find_awaited(entered)]
     waited = f"{_name(slow)} did not answer" if slow else "no replica kept the others waiting"
     return ReplicaFailed(Status.TIMEOUT, waited)
+
+
+def explain_no_meeting(addresses: Sequence[str], timeout_s: float) -> ReplicaFailed:
+    """Say that replicas which had all begun did not find each other in time, and where each was to be found."""
+    return ReplicaFailed(Status.CRASHED, f"the replicas did not meet{_at(addresses)} within {timeout_s:g} s")
 
 
 def explain_silence(silent: Sequence[int], timeout_s: float, waited: int, said: str) -> ReplicaFailed:
@@ -145,6 +171,10 @@ def blame(ranks: Sequence[int], timeout_s: float) -> str:
 def blame_one_of(ranks: Sequence[int], timeout_s: float) -> str:
     """Say that one of these did not answer in time, where it is not known which."""
     return f"{'one of the ' if len(ranks) > 1 else ''}{blame(ranks, timeout_s)}"
+
+
+def _at(addresses: Sequence[str]) -> str:
+    return f" at {', '.join(addresses)}" if addresses else ""
 
 
 def _name(ranks: Sequence[int]) -> str:

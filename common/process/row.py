@@ -51,6 +51,7 @@ def run(
     require_support(config.precision, impl.device.describe_device(device))
     with (
         impl.device.memory_errors(device),
+        impl.device.tf32(config.precision is Precision.TF32),
         impl.distributed.joined(execution, device, monitors.on_collective) as replicas,
     ):
         if not replicas.is_chief:
@@ -77,7 +78,6 @@ def train(
     monitors: Monitors,
 ) -> RowResult:
     """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
-    impl.device.set_tf32(config.precision is Precision.TF32)
     trial = _try_out(impl, config, device, replicas)
     start = _prepare(impl, config, device, replicas, on_event, _draw_batches(config))
     checks = trial.checks + _check_start(impl, config, trial, start)

@@ -34,6 +34,7 @@ PACKAGES = {
     "tensorflow": r"tensorflow|tf[-_]nightly|keras|numpy|ml[-_]dtypes|nvidia[-_]",
     "torch": r"torch|triton|pytorch|numpy|nvidia[-_]",
 }
+CUDA_WHEELS = ("nvidia-", "nvidia_")  # a framework's CUDA is some fifteen packages, and one is as good as all
 MODULES = {"tensorflow": "tf_impl", "torch": "torch_impl"}
 
 # Where our own code can change a measurement.
@@ -81,10 +82,15 @@ def find_changes(
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
-    for name in {**now, **before}:
-        was, now_is = (facts.get(name, "not known") for facts in (before, now))
-        if was != now_is:
-            yield f"{_show(name)} was {_show(was)} and is {_show(now_is)}"
+    changed = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    wheels = [name for name in changed if name.startswith(CUDA_WHEELS)]
+    for name in changed:
+        was, now_is = (_show(facts.get(name, "not known")) for facts in (before, now))
+        if name == "code":
+            yield "our code is another"
+        elif name not in wheels[1:]:
+            others = f", and {len(wheels) - 1} more of CUDA's packages changed" if name in wheels and wheels[1:] else ""
+            yield f"{_show(name)} was {was} and is {now_is}{others}"
 
 
 def _show(fact: object) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import HAS, ROOT, needs_one
+from tests.remedies import assert_can_be_run
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,17 @@ def run(installed: Path, folder: Path, *words: str) -> "subprocess.CompletedProc
 def test_the_command_says_what_it_is_called(installed: Path, tmp_path: Path) -> None:
     process = run(installed, tmp_path, "env", "--help")
     assert process.stdout.startswith("usage: run-parity env"), process.stderr
+
+
+def test_what_it_prints_as_a_remedy_can_be_run_there(installed: Path, tmp_path: Path) -> None:
+    """Neither the constraints nor the project's folder are there."""
+    code = "from common.process.install import install_command, sys; print(install_command('torch', sys.executable))"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "torch>=" in process.stdout, process.stderr
+    assert_can_be_run(process.stdout.strip())
 
 
 @needs_one

@@ -1,7 +1,10 @@
 """Does wrong input end in one line that names the option and what would be right, exit code 2, before anything runs?"""
 
+import ast
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ from common.cli.plan import plan
 from common.config import FRAMEWORKS, Precision
 from common.results.coding import write_json
 from common.results.rows import Results
+from common.text import resume_options
+from tests.conftest import ROOT, run_python
 from tests.conftest import run_parity as run_program
-from tests.conftest import run_python
+from tests.remedies import assert_can_be_run
 
 WRONG = [
     (["--precisions", "half"], "--precisions", "choose from"),
@@ -71,6 +76,74 @@ def test_wrong_input(
     (line,) = capsys.readouterr().err.splitlines()
     assert option in line
     assert right in line
+
+
+NEAR_MISSES = [
+    (["--frameworks", "pytorch"], "torch"),
+    (["--frameworks", "Torch"], "torch"),
+    (["--frameworks", "tensorflow2"], "tensorflow"),
+    (["--frameworks", "tf"], "tensorflow"),
+    (["--precisions", "bfloat16"], "mixed_bfloat16"),
+    (["--precisions", "float16"], "mixed_float16"),
+    (["--precisions", "fp16"], "mixed_float16"),
+    (["--precisions", "FP32"], "float32"),
+    (["--precisions", "amp"], "mixed_float16"),
+    (["--format", "markdown"], "github"),
+    (["--device", "cuda"], "gpu"),
+    (["--preset", "artikel"], "article"),
+    (["--lr", "0.1"], "--learning-rate"),
+    (["--lr=0.1"], "--learning-rate"),
+    (["--precision", "float32"], "--precisions"),
+    (["--batch_size", "4"], "--batch-size"),
+    (["raport", "here"], "report"),
+    (["max_batch"], "max-batch"),
+]
+
+
+@pytest.mark.parametrize(("words", "meant"), NEAR_MISSES, ids=[" ".join(words) for words, _ in NEAR_MISSES])
+def test_a_near_miss_names_what_is_meant(words: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And that can be given in its place."""
+    with pytest.raises(SystemExit):
+        run_parity.main(words)
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+    right = [meant if word == words[-1] and word[0] != "-" else word for word in words]
+    if meant in run_parity.VERBS:
+        return
+    if meant.startswith("--"):
+        right = [meant, *words[1:], *words[0].split("=")[1:]]
+    parser = run_parity.make_parser()
+    assert plan(parser, parser.parse_args(["--preset", "smoke", *right]))
+
+
+@pytest.mark.parametrize("words", [["--precisions", "xyz"], ["--zzz"], ["zzz"], [""]], ids=" ".join)
+def test_where_nothing_is_near_nothing_is_guessed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_parity.main(words)
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [(["--batch-size", "64"], 64), (["--devices", "2", "--batch-per-replica", "15"], 30), (["--batch-size", "21"], 21)],
+    ids=str,
+)
+def test_a_batch_that_needs_more_images_says_how_many(
+    words: list[str], images: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And with as many it is right."""
+    parser = run_parity.make_parser()
+    with pytest.raises(SystemExit):
+        plan(parser, parser.parse_args(["--preset", "cpu", *words]))
+    remedy = f"--images {images}"
+    assert capsys.readouterr().err.endswith(f"; a larger one needs {remedy} too\n")
+    assert plan(parser, parser.parse_args(["--preset", "cpu", *words, *remedy.split()]))
+
+
+def test_the_options_with_which_a_run_goes_on_are_taken(tmp_path: Path) -> None:
+    """As a shell hands them over, whatever the folder is called."""
+    folder = tmp_path / "it's my run"
+    arguments = run_parity.make_parser().parse_args(shlex.split(resume_options(folder)))
+    assert (arguments.resume, arguments.output) == (True, folder)
 
 
 def test_from_outside() -> None:
@@ -157,9 +230,35 @@ def test_resume_needs_the_output_that_it_goes_on_with(capsys: pytest.CaptureFixt
     assert "give the --output whose rows are to be kept" in capsys.readouterr().err
 
 
+STARTS = ["run_parity.py", *(f"{name}/__init__.py" for name in ("common", "tf_impl", "torch_impl"))]
+STARTS += [f"{name}/__main__.py" for name in ("tf_impl", "torch_impl")]
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_an_old_python_can_read_what_tells_it_so(name: str) -> None:
+    ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+@pytest.mark.parametrize("start", ["run_path('run_parity.py')", "run_module('tf_impl')", "run_module('torch_impl')"])
+def test_an_old_python_is_told_which_to_take(start: str) -> None:
+    process = run_python("-c", f"import runpy, sys; sys.version_info = (3, 8, 18); runpy.{start}")
+    *_, line = process.stderr.splitlines()
+    assert "this is Python 3.8, and 3.10 to 3.13 will do" in line
+    assert "pip install" not in process.stderr
+
+
+def test_an_old_python_is_told_so_in_one_line() -> None:
+    code = "import runpy, sys; sys.version_info = (3, 6, 9); runpy.run_path('run_parity.py')"
+    process = run_python("-c", code)
+    line = "run_parity.py: this is Python 3.6, and 3.10 to 3.13 will do\n"
+    assert (process.returncode, process.stderr) == (2, line)
+
+
 def test_a_python_without_our_packages_says_what_to_do(tmp_path: Path) -> None:
     process = run_python("-S", "run_parity.py", env={**os.environ, "PYTHONPATH": ""})
     (line,) = process.stderr.splitlines()
     assert process.returncode == 2
     assert line.startswith("run_parity.py: this Python has no ")
-    assert "take .venv/bin/python, or: " in line
+    remedy = re.search("; (take|install it with:|make one that has:) (.*)", line)
+    assert remedy
+    assert_can_be_run(remedy[2])

@@ -31,6 +31,21 @@ def test_the_warning_names_gpu_capability_and_what_is_missing() -> None:
     )
 
 
+TURING = [
+    ("NVIDIA GeForce GTX 1650", False), ("NVIDIA GeForce GTX 1660 Ti with Max-Q Design", False),
+    ("NVIDIA GeForce MX450", False), ("NVIDIA T600 Laptop GPU", False), ("Quadro T2000", False),
+    ("Tesla T4", True), ("NVIDIA GeForce RTX 2060", True), ("Quadro RTX 4000", True), ("NVIDIA TITAN RTX", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "native"), TURING, ids=[name for name, _ in TURING])
+def test_some_of_capability_7_5_have_no_tensor_cores(name: str, native: bool) -> None:
+    reason = f"{name} has no tensor cores, as others of compute capability 7.5 have: no speed to expect"
+    device = {"kind": "gpu", "name": name, "compute_capability": "7.5"}
+    assert slow_reason(Precision.MIXED_FLOAT16, device) == ("" if native else reason)
+    assert slow_reason(Precision.FLOAT32, device) == ""
+
+
 @pytest.mark.parametrize(("flags", "native"), [({"avx2"}, False), ({"avx2", "avx512_bf16"}, True), ({"bf16"}, True)])
 def test_bfloat16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], native: bool) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)

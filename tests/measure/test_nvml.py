@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.measure import nvml as nvml_module
 from common.measure.hardware import has_gpu
 from common.measure.nvml import DeviceWatch, GpuUse, GpuWatch, watch_gpus
 from tests.conftest import ROOT, needs_tensorflow, needs_torch
@@ -72,6 +74,23 @@ def test_the_peak_of_the_process(nvml: FakeNvml) -> None:
         nvml.processes = {PID: used, 8: 1000}
         watch.sample()
     assert watch.use() == GpuUse("process", 80, None, [], 1, other_bytes=1000, max_sm_clock_mhz=1980)
+
+
+def test_a_driver_that_no_longer_answers_is_not_waited_for(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, is_over, waited_for = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(watch: GpuWatch) -> None:
+        asked.set()
+        if not is_over.wait(20):
+            waited_for.set()
+
+    monkeypatch.setattr(nvml_module, "_load", lambda: nvml)
+    monkeypatch.setattr(nvml_module, "LAST_SAMPLE_S", 0.1)
+    monkeypatch.setattr(GpuWatch, "sample", hang)
+    with watch_gpus(PID):
+        assert asked.wait(10)
+    assert not waited_for.is_set()
+    is_over.set()
 
 
 def test_where_processes_cannot_be_told_apart_the_growth_of_the_device_counts(nvml: FakeNvml) -> None:

@@ -52,7 +52,8 @@ def main() -> int:
     for config in configs:
         gc.collect()
         try:
-            print_line(compare(impl, config, device, arguments.rounds))
+            with impl.device.tf32(config.precision is Precision.TF32):
+                print_line(compare(impl, config, device, arguments.rounds))
         except Unsupported as reason:
             print(reason, file=sys.stderr)
     return 0
@@ -65,7 +66,6 @@ def compare(impl: Any, config: RunConfig, device: Any, rounds: int) -> dict[str,
     """
     description = impl.device.describe_device(device)
     require_support(config.precision, description)
-    impl.device.set_tf32(config.precision is Precision.TF32)
     dtype = impl.precision.variable_dtype(config.precision)
     host_batches = split_batches(*draw_data(config.data), config.train.batch_size)
     batches = [impl.device.to_device(images, labels, device, dtype) for images, labels in host_batches]

@@ -39,13 +39,13 @@ def main() -> int:
     if impl.device.describe_device(device)["kind"] != "gpu":
         parser.error("kernels are those of a GPU, and there is none")
     for config in configs:
-        print_line(profile(impl, config, device))
+        with impl.device.tf32(config.precision is Precision.TF32):
+            print_line(profile(impl, config, device))
     return 0
 
 
 def profile(impl: Any, config: RunConfig, device: Any) -> dict[str, Any]:
     """Time some steps, then profile as many; ms and launches are of one step."""
-    impl.device.set_tf32(config.precision is Precision.TF32)
     dtype = impl.precision.variable_dtype(config.precision)
     batch, *_ = split_batches(*draw_data(config.data), config.train.batch_size)
     images, labels = impl.device.to_device(*batch, device, dtype)

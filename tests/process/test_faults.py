@@ -36,7 +36,7 @@ from common.results.coding import read_json, write_json
 from common.results.rows import Results, RowResult, Status
 from common.results.store import Store
 from common.show.table import notes, speed_table, tables
-from tests.conftest import ROOT, needs_torch, run_parity
+from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity
 from tests.fakes import fake_python, fake_worker, is_alive, say_versions, started, wait_until
 
 needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
@@ -280,6 +280,54 @@ def test_an_overflow_that_recovers_is_counted_in_both_frameworks(impl: SimpleNam
 
 
 # Frameworks that are missing or broken
+
+
+def test_the_reason_of_a_crash_is_what_was_raised_and_not_the_hint_after_it(tmp_path: Path) -> None:
+    hint = "import atexit; atexit.register(print, 'Set VERBOSE=1 for more', file=sys.stderr)"
+    row = launch(tmp_path, f"{hint}\nraise OSError('the compiler is broken\\nOutput:\\n  and more')")
+    assert (row.status, row.detail) == (Status.CRASHED, "exit code 1; OSError: the compiler is broken")
+    assert row.log_tail[-1] == "Set VERBOSE=1 for more"
+
+
+def test_the_reason_of_a_signal_is_the_last_line_and_no_earlier_exception(tmp_path: Path) -> None:
+    body = """
+try:
+    raise OSError("handled")
+except OSError:
+    import traceback
+    traceback.print_exc()
+print("Check failed: memory", file=sys.stderr, flush=True)
+os.abort()
+"""
+    row = launch(tmp_path, body)
+    assert (row.status, row.detail) == (Status.CRASHED, "signal 6 (SIGABRT); Check failed: memory")
+
+
+@pytest.mark.slow
+@needs_torch
+def test_a_broken_compiler_is_named(tmp_path: Path) -> None:
+    """PyTorch's exception goes on for pages, and ends with a hint."""
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'g++ (GCC) 12.2.0'\n[ $1 = --version ]\n")
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    words = ["--precisions", "float32", "--compile", "on", "--output", tmp_path / "run"]
+    process = run_parity(*TORCH, *words, env=environment)
+    (row,) = rows_in(tmp_path / "run").values()
+    assert process.returncode == 4
+    assert row.status is Status.CRASHED
+    assert "CppCompileError: C++ compile error" in row.detail
+    assert "TORCHDYNAMO_VERBOSE" not in row.detail
+
+
+@pytest.mark.slow
+@needs_tensorflow
+@pytest.mark.parametrize("variable", ["KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"])
+def test_a_limit_of_every_fit_is_named(tmp_path: Path, variable: str) -> None:
+    words = ["--frameworks", "tensorflow", "--precisions", "float32", "--loop", "fit", "--output", tmp_path / "run"]
+    run_parity("--preset", "smoke", "--device", "cpu", "--no-report", *words, env={**os.environ, variable: "1"})
+    (row,) = rows_in(tmp_path / "run").values()
+    assert (row.status, f"is 1, and 3 are planned; unset {variable}" in row.detail) == (Status.CRASHED, True)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import tracemalloc
 from pathlib import Path
 
-from common.process.log import FIRST_BYTES, LAST_BYTES, CappedLog, last_lines
+import pytest
+
+from common.process.log import FIRST_BYTES, LAST_BYTES, CappedLog, last_exception, last_lines
 
 
 def test_the_first_and_the_last_of_a_flood_are_kept(tmp_path: Path) -> None:
@@ -40,3 +42,28 @@ def test_what_comes_after_the_end_is_dropped(tmp_path: Path) -> None:
 
 def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "log.txt", 5) == []
+
+
+BROKEN_COMPILER = """starting
+Traceback (most recent call last):
+  File "codecache.py", line 1, in handled
+KeyError: 'an earlier one, which was handled'
+Traceback (most recent call last):
+  File "cpp_builder.py", line 713, in _run_compile_cmd
+    raise exc.CppCompileError(cmd, output) from e
+torch._inductor.exc.InductorError: CppCompileError: C++ compile error
+Command:
+g++ header.hpp
+Output:
+header.hpp:3:10: fatal error: bits/c++config.h: No such file or directory
+Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace"""
+
+
+def test_an_exception_is_told_from_what_follows_it() -> None:
+    reason = "torch._inductor.exc.InductorError: CppCompileError: C++ compile error"
+    assert last_exception(BROKEN_COMPILER.splitlines()) == reason
+
+
+@pytest.mark.parametrize("text", ["", "a word", "Traceback (most recent call last):", "  Traceback (most recent"])
+def test_where_nothing_was_raised_there_is_no_exception(text: str) -> None:
+    assert last_exception(text.splitlines()) is None

@@ -119,3 +119,16 @@ def test_replicas_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recorder.contention(load_before=None)
     assert found is not None
     assert found.threads == 4
+
+
+def test_an_epoch_of_fewer_steps_is_named() -> None:
+    """As where a loop drops the smaller last batch."""
+    with pytest.raises(ValueError, match=r"^there were 2 steps in epoch 2 instead of 3; "):
+        record(FIRST, [column[:2] for column in SECOND])
+
+
+def test_fewer_epochs_are_named() -> None:
+    recorder = record(FIRST, SECOND)
+    recorder._config = replace(CONFIG, train=replace(CONFIG.train, epochs=3))
+    with pytest.raises(ValueError, match=r"^there were 2 epochs instead of 3; "):
+        recorder.timing()

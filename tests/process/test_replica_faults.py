@@ -26,7 +26,7 @@ from common.measure.hardware import Unsupported
 from common.measure.memory import OutOfMemory
 from common.process import launch as launch_module
 from common.process.launch import Job, launch_row
-from common.process.replicas import Raised, describe_exception, explain_failure
+from common.process.replicas import Raised, describe_exception, explain_failure, is_meeting, without_proxies
 from common.results.coding import read_json, write_json
 from common.results.rows import RowResult, Status
 from tests.conftest import ROOT, needs_tensorflow, needs_torch, run_parity, run_python
@@ -278,6 +278,88 @@ def test_where_all_of_a_host_have_waited_it_is_another(elsewhere: list[int], bla
 def test_a_rank_that_the_devices_alone_wait_for_without_training(tmp_path: Path) -> None:
     row = stand_in(tmp_path, "tensorflow", HANG, collective_s=2, before="replica.gives_up = False")
     assert (row.status, row.detail) == (Status.CRASHED, "rank 1 did not answer within 2 s")
+
+
+NEVER_MEETS = "replica.reach(); replica.meets = replica.gives_up = False"
+
+
+def test_replicas_that_do_not_find_each_other_without_training(tmp_path: Path) -> None:
+    row = stand_in(tmp_path, "tensorflow", "pass", collective_s=1, before=NEVER_MEETS)
+    assert row.status is Status.CRASHED
+    assert re.fullmatch(
+        r"the replicas did not meet at (127\.0\.0\.1:\d+), (?!\1)127\.0\.0\.1:\d+ within 1 s", row.detail
+    )
+
+
+@pytest.mark.usefixtures("deadline_at_the_fault")
+def test_replicas_that_do_not_find_each_other_until_the_deadline_without_training(tmp_path: Path) -> None:
+    row = stand_in(tmp_path, "tensorflow", "pass", before=NEVER_MEETS)
+    words = r"ended after 60 s: the replicas had not met at 127\.0\.0\.1:\d+, 127\.0\.0\.1:\d+; --timeout allows more"
+    assert row.status is Status.TIMEOUT
+    assert re.fullmatch(words, row.detail)
+
+
+@pytest.mark.parametrize(
+    ("entered", "is_so"), [([1, 1], True), ([1, 0], False), ([2, 1], False), ([2, 2], False), ([0, 0], False)]
+)
+def test_replicas_meet_until_one_has_found_the_others(entered: list[int], is_so: bool) -> None:
+    assert is_meeting(entered) is is_so
+
+
+PROXIES = {"no_proxy": "localhost"}
+for proxy in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+    PROXIES |= dict.fromkeys((proxy, proxy.upper()), "http://127.0.0.1:9")  # nobody listens there
+
+
+def test_proxies_are_hidden_and_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with without_proxies():
+        assert set(before) - set(os.environ) == set(PROXIES)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_replicas_meet_where_there_is_a_proxy(framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
+    row = train(tmp_path, framework, "pass", collective_s=30)
+    assert row.status is Status.OK
+
+
+ELSEWHERE = """
+joined = run.distributed.joined
+def joined_elsewhere(*arguments):
+    open({reached!r}, "w").close()
+    {fault}
+    return joined(*arguments)
+run.distributed.joined = joined_elsewhere
+"""
+
+
+@pytest.mark.slow
+@needs_torch
+def test_a_store_of_pytorch_that_is_not_there(tmp_path: Path) -> None:
+    row = train(tmp_path, "torch", "os.environ['MASTER_PORT'] = '9'", collective_s=4, where=ELSEWHERE)
+    assert row.status is Status.CRASHED
+    assert re.search(r"rank \d: .* timed out after 4000ms while trying to connect to \(localhost, 9\)", row.detail)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_a_host_that_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several devices here; without, the one process waits for good."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    hosts = [f"127.0.0.1:{port}", "127.0.0.1:9"]
+    tf_config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
+    words = ["--preset", "smoke", "--device", "cpu", "--devices", "2", "--collective-timeout", "4"]
+    process = run_python("-m", "tf_impl", *words, timeout=60)
+    assert process.returncode == 3
+    assert f"crashed: the replicas did not meet at {hosts[0]}, 127.0.0.1:{port + 1}, 127.0.0.1:9" in process.stdout
 
 
 @pytest.mark.slow

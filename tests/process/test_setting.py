@@ -44,7 +44,8 @@ def test_the_config_changes_the_key() -> None:
         (replace(CONFIG, loss_scale=LossScaleConfig(1024.0)), SETTING, ["initial_scale was 32768.0 and is 1024.0"]),
         (CONFIG, {**SETTING, "triton": "3.5"}, ["triton was not known and is 3.5"]),
         (CONFIG, {name: SETTING[name] for name in SETTING if name != "driver"}, ["driver was 570.1 and is not known"]),
-        (CONFIG, {**SETTING, "code": "cd34" * 16}, [f"code was ab12 and is {'cd34' * 10}"]),
+        (CONFIG, {**SETTING, "driver": "cd34" * 16}, [f"driver was 570.1 and is {'cd34' * 10}"]),
+        (CONFIG, {**SETTING, "code": "cd34" * 16}, ["our code is another"]),
         (CONFIG, {**SETTING, "\x1b[31m": "\n"}, [r"\x1b[31m was not known and is \n"]),
     ],
     ids=[
@@ -58,6 +59,7 @@ def test_the_config_changes_the_key() -> None:
         "more",
         "fewer",
         "a long fact",
+        "code",
         "not printable",
     ],
 )
@@ -65,6 +67,17 @@ def test_a_row_that_is_run_again_says_what_changed(
     config: RunConfig, setting: dict[str, str], changes: list[str]
 ) -> None:
     assert find_changes(config, setting, CONFIG, SETTING) == changes
+
+
+def test_the_packages_of_cuda_are_one_change() -> None:
+    """A framework brings fifteen: named one by one they hide what else has changed."""
+    names = [f"nvidia-{name}-cu12" for name in ("cublas", "cudnn", "cufft", "curand", "nccl")]
+    earlier, now = ({**SETTING, **dict.fromkeys(names, version)} for version in ("12.8.1", "12.9.0"))
+    changes = find_changes(CONFIG, {**now, "torch": "2.14.0"}, CONFIG, earlier)
+    cuda = "nvidia-cublas-cu12 was 12.8.1 and is 12.9.0, and 4 more of CUDA's packages changed"
+    assert changes == ["torch was 2.13.0 and is 2.14.0", cuda]
+    (one,) = find_changes(CONFIG, {**earlier, names[0]: "12.9.0"}, CONFIG, earlier)
+    assert one == "nvidia-cublas-cu12 was 12.8.1 and is 12.9.0"
 
 
 def test_the_versions_are_those_of_the_interpreter() -> None:

@@ -71,6 +71,17 @@ def test_the_learning_rate(impl: SimpleNamespace) -> None:
     assert rate == pytest.approx(expected, rel=1e-5)
 
 
+@needs_tensorflow
+@pytest.mark.usefixtures("tensorflow_impl")
+def test_what_a_model_is_given() -> None:
+    """Model.fit and Model.predict cast it to floatx, whatever the dtype of input and layers: 2049 becomes 2048."""
+    keras.config.set_floatx("float16")
+    model = keras.Sequential([keras.Input((1,), dtype="float32"), keras.layers.Activation("linear", dtype="float32")])
+    given = keras.ops.convert_to_tensor([[2049.0]], dtype="float32")
+    assert model.predict(given, verbose=0).item() == 2048
+    assert on_host(model(given)).item() == 2049
+
+
 @pytest.mark.usefixtures("default_of_float16")
 def test_a_loss_of_2049(impl: SimpleNamespace) -> None:
     """Keras computes it in floatx, whatever the outputs' dtype: it is 2048, for float16 has 11 bits."""

@@ -15,7 +15,7 @@ FILES = sorted(path.name for path in (ROOT / "tf_impl").glob("*.py") if path.nam
 
 # What wraps or needs what only one framework has; each file says so.
 ONE_SIDED = {"Dense", "Flatten", "FusedAdam", "LossScale", "Optimizer", "forward", "call"}
-ONE_SIDED |= {"rounded_product", "strategy", "uses_gpu"}
+ONE_SIDED |= {"float32_by_default", "rounded_product", "strategy", "uses_gpu"}
 
 
 def public_outline(source: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 In each of four steps a replica meets the others, by files in the folder. In the third the replica of rank 1 runs the
 body. Each runs the lines of `--before` ahead of its first step. Both see the replica as `replica`: its rank, whether it
-gives up on others, and reach(), which leaves a note for the test. One that waits in vain for longer than the config
-allows says so, as its framework would.
+gives up on others, whether it meets them at all, and reach(), which leaves a note for the test. One that waits in vain
+for longer than the config allows says so, as its framework would.
 """
 
 import atexit
@@ -38,6 +38,7 @@ REACHED = arguments.folder / "reached"
 class Replica:
     rank: int
     gives_up: bool = True
+    meets: bool = True
 
     def reach(self) -> None:
         REACHED.touch()
@@ -61,7 +62,7 @@ def run(config: RunConfig, on_event: Any, on_arrays: Any, monitors: Monitors) ->
 def meet(step: int, replica: Replica, config: RunConfig) -> None:
     (arguments.folder / f"step-{step}-rank-{replica.rank}").touch()
     end_s = time.monotonic() + config.execution.collective_timeout_s
-    while len(list(arguments.folder.glob(f"step-{step}-rank-*"))) < config.execution.replicas:
+    while not replica.meets or len(list(arguments.folder.glob(f"step-{step}-rank-*"))) < config.execution.replicas:
         if replica.gives_up and time.monotonic() > end_s:
             give_up(replica, config)
         time.sleep(0.01)
