@@ -142,7 +142,8 @@ def execution_of(train: Callable[[], object], model: ConvNet, images: torch.Tens
     Differs from tf_impl: the backward pass of one more call tells it, since a compiled one is a single function.
     """
     train()
-    names = _functions_of(model.logits(images).grad_fn)
+    logits = model.logits(images)  # kept, since its functions end with it
+    names = _functions_of(logits.grad_fn)
     if not any("CompiledFunction" in name for name in names):
         return EXECUTION[False]
     return EXECUTION[True] if names <= {"CompiledFunctionBackward", "AccumulateGrad"} else "torch.compile in part"
