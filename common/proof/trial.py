@@ -1,10 +1,11 @@
 """The row's own training, tried on a model so small that NumPy can follow every step of it: C9.
 
 A run of the article's size is too large for that, and a mistake in it would look like roundings that have grown. So
-each row first trains this small run by the same functions: its loop and epochs, the smaller last batch, its optimizer
-and loss scaling, compiled and on as many replicas as the row.
+each row first trains this small run by the same functions: its loop and epochs, a smaller last batch if it has one, its
+optimizer and loss scaling, compiled and on as many replicas as the row.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,9 +67,13 @@ class TrialEnd(NamedTuple):
 
 
 def trial_config(config: RunConfig) -> RunConfig:
-    """The row on the probe's model, three batches an epoch, the last of them smaller."""
+    """The row on the probe's model, three batches an epoch.
+
+    The last is smaller only where the row's is: another shape is another program for a compiler, on a GPU by the minute.
+    """
     replicas = config.execution.replicas
-    batch, last = (replicas * -(-samples // replicas) for samples in (TRIAL_BATCH, TRIAL_LAST_BATCH))
+    batch, smaller = (replicas * math.ceil(samples / replicas) for samples in (TRIAL_BATCH, TRIAL_LAST_BATCH))
+    last = smaller if config.data.images % config.train.batch_size else batch
     epochs = min(config.train.epochs, LARGEST_TRIAL_EPOCHS)
     return replace(
         config,

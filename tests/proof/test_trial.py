@@ -33,7 +33,7 @@ def try_training(
     config = RunConfig(
         impl.framework,
         Precision(precision),
-        DataConfig(4, SHAPE, seed),
+        DataConfig(10, SHAPE, seed),
         ModelConfig(SHAPE),
         TrainConfig(**{"epochs": 4, "batch_size": 4, **settings}),
         execution=ExecutionConfig("cpu", compile, loop),
@@ -56,6 +56,25 @@ def test_a_right_row_passes(impl: Any, precision: str) -> None:
         "C9 loss curve", "C9 update", "C9 accuracy", "C9 epoch loss", "C9 scale trace", "C9 skips",
         "C9 moments", "C9 storage", "C9 export",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("images", "sizes"), [(8, [16, 16, 16]), (10, [16, 16, 8])])
+@pytest.mark.parametrize(("replicas", "factor"), [(1, 1), (3, 18 / 16)])
+def test_the_last_batch_is_smaller_where_the_rows_is(
+    images: int, sizes: list[int], replicas: int, factor: float
+) -> None:
+    """Of three replicas batches are 18 and 9, which three can share."""
+    config = RunConfig(
+        "torch",
+        Precision.FLOAT32,
+        DataConfig(images * replicas, SHAPE),
+        ModelConfig(SHAPE),
+        TrainConfig(batch_size=4 * replicas),
+        execution=ExecutionConfig("cpu", devices=replicas),
+    )
+    small = trial_config(config)
+    last = small.data.images - 2 * small.train.batch_size
+    assert [small.train.batch_size, small.train.batch_size, last] == [size * factor for size in sizes]
 
 
 @pytest.mark.slow
