@@ -69,7 +69,7 @@ class TrialEnd(NamedTuple):
 def trial_config(config: RunConfig) -> RunConfig:
     """The row on the probe's model, three batches an epoch.
 
-    The last is smaller only where the row's is: another shape is another program for a compiler, on a GPU by the minute.
+    The last is smaller only where the row's is: of each shape a compiler makes another program, on a GPU in seconds.
     """
     replicas = config.execution.replicas
     batch, smaller = (replicas * math.ceil(samples / replicas) for samples in (TRIAL_BATCH, TRIAL_LAST_BATCH))
