@@ -15,6 +15,7 @@ from common.cli.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from common.cli.options import PROGRAM, Parser, positive_float
 from common.config import Mode, any_experiment_difference
 from common.measure.statistics import LEAST_PROCESSES, PROCESSES_DIFFER
+from common.process.variables import value_of
 from common.proof.runs import pair_checks
 from common.results.rows import Results, RowResult, Status
 from common.results.store import StoreError, read_results, results_file
@@ -218,7 +219,8 @@ def _doubts(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _changed_facts(old: Results, new: Results) -> Iterator[str]:
-    before, after = _facts(old.rows), _facts(new.rows)
+    names = sorted({name for row in [*old.rows, *new.rows] for name in row.variables or {}})
+    before, after = (_facts(results.rows, names) for results in (old, new))
     changed: dict[str, list[str]] = {}
     for (framework, fact), value in after.items():
         earlier = before.get((framework, fact))
@@ -228,8 +230,8 @@ def _changed_facts(old: Results, new: Results) -> Iterator[str]:
         yield f"changed, {' and '.join(frameworks)}: {text}"
 
 
-def _facts(rows: Sequence[RowResult]) -> dict[tuple[str, str], str]:
-    """Of each framework what its first row says of it."""
+def _facts(rows: Sequence[RowResult], variables: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Of each framework what its first row says of it, and of these variables."""
     facts: dict[tuple[str, str], str] = {}
     for row in rows:
         if row.environment:
@@ -239,7 +241,7 @@ def _facts(rows: Sequence[RowResult]) -> dict[tuple[str, str], str]:
                 "NumPy": row.environment.numpy_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
-                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
+                **({name: value_of(row.variables, name) for name in variables} if row.variables is not None else {}),
             }
             for fact, value in said.items():
                 facts.setdefault((row.framework, fact), value)

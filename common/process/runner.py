@@ -1,5 +1,6 @@
 """The rows of one experiment: run one after the other, each in its own process, and then held to each other."""
 
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from common.process.progress import Reporter
 from common.process.recorder import OnEvent
 from common.process.session import Session
 from common.process.setting import describe_setting, find_changes, row_key
+from common.process.variables import changed_variables, tilting_variables
 from common.proof.runs import ArraysOf, check_pairs, complete_checks, judge
 from common.results.rows import Results, RowResult, Status, in_order
 from common.results.store import Store, StoreError
@@ -76,25 +78,28 @@ def run_rows(
         settings = {name: describe_setting(name, session.pythons[name], device) for name in frameworks}
     rows = {row.config.row_id: row for row in results.rows}
     session_utc = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    variables = tilting_variables(os.environ)
     is_kept = False
     for config in configs:
         if interrupts.number:
             break
         row, setting = rows.get(config.row_id), settings[config.framework]
-        key = row_key(config, setting)
+        key = row_key(config, setting, variables)
         if row is not None and row.status is Status.OK and (row.config, row.key) == (config, key):
             reporter.keep_row(row)
             continue
         changes = []
         if row and row.status is Status.OK:
             changes = find_changes(config, setting, row.config, row.setting)
+            changes += changed_variables(variables, row.variables)
             if not is_kept:
                 store.keep()
                 is_kept = True
         reporter.start_row(config, changes)
         job = Job(config, session.pythons[config.framework], store.row_folder(config), session.timeout_s)
         row = launch(job, reporter.event, interrupts)
-        rows[config.row_id] = row = replace(row, setting=setting, key=key, session=session_utc)
+        row = replace(row, setting=setting, variables=variables, key=key, session=session_utc)
+        rows[config.row_id] = row
         ordered = _arranged(rows.values())
         results = replace(results, rows=ordered, parity=judge(ordered))
         store.save(results)

@@ -1,4 +1,4 @@
-"""The setting of a row: what its outcome depends on besides its config: versions, device, the environment, our code.
+"""The setting of a row: what its outcome depends on besides its config. That is the versions, the device and our code.
 
 A resumed run takes over the rows whose key is still the same, and runs the others again.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.measure.hardware import cpu_name, driver_version, has_gpu
 from common.measure.nvml import gpu_name
-from common.process.variables import describe_variables
+from common.process.variables import Variables
 from common.text import LONGEST_FACT, printable
 
 # Distributions that change what a framework computes, or how fast.
@@ -55,19 +55,13 @@ def installed_versions(framework: str) -> dict[str, str]:
 
 
 def describe_setting(framework: str, python: str, device: str) -> dict[str, str]:
-    """Everything of one line a fact: versions of the interpreter `python`, device, variables, a digest of our code."""
-    variables = describe_variables(os.environ)
-    return {
-        **_versions_of(python, framework),
-        **_describe_device(device),
-        "variables": variables,
-        "code": _code_sha256(framework),
-    }
+    """Everything of one line a fact: the versions of the interpreter `python`, the device, a digest of our code."""
+    return {**_versions_of(python, framework), **_describe_device(device), "code": _code_sha256(framework)}
 
 
-def row_key(config: RunConfig, setting: dict[str, str]) -> str:
-    """Sha256 of the row's config and setting."""
-    return hashlib.sha256(json.dumps([asdict(config), setting], sort_keys=True).encode()).hexdigest()
+def row_key(config: RunConfig, setting: dict[str, str], variables: Variables) -> str:
+    """Sha256 of the row's config, its setting and the variables that tilt it."""
+    return hashlib.sha256(json.dumps([asdict(config), setting, variables], sort_keys=True).encode()).hexdigest()
 
 
 def find_changes(

@@ -1,21 +1,50 @@
 """Which variables of the environment tilt a measurement: the frameworks' and their libraries' own switches."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-# Of TensorFlow, Keras and XLA; of PyTorch; of NVIDIA's driver and libraries; of the threads and products of a CPU.
+from common.process.replicas import LAUNCHER_VARIABLES
+from common.text import LONGEST_FACT, printable
+
+Variables = Mapping[str, str | None]  # by name; None where the value may be a secret, and is not kept
+
 _TILTING = re.compile(
-    r"(TF_|KERAS_|XLA_|TORCH|PYTORCH_|TRITON_|CUDA_|NVIDIA_|CUBLAS_|CUDNN_|NCCL_|OMP_|GOMP_|KMP_|MKL_|ONEDNN_|DNNL_|MALLOC_)"
-    r".*|LD_PRELOAD|(\w+_)?PROXY",
-    re.IGNORECASE,
+    r"(TF_|KERAS_|XLA_"  # TensorFlow
+    r"|TORCH|PYTORCH_|ATEN_|TRITON_"  # PyTorch
+    r"|CUDA_|NVIDIA_|CUBLAS_|CUBLASLT_|CUDNN_|NCCL_"  # the driver and its libraries
+    r"|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|ONEDNN_|DNNL_"  # threads and products of a CPU
+    r"|MALLOC_)\w*|GLIBC_TUNABLES|LD_PRELOAD|LD_LIBRARY_PATH"
+    r"|(?i:\w+_proxy)"  # by which replicas may fail to meet
 )
-_SECRET = re.compile(r"PROXY|TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"proxy|token|key|secret|pass|credential", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"://[^/]*@")  # a user of an address, and a password
 
-NO_VARIABLES = "none"
+
+def tilts(name: str) -> bool:
+    """Whether a variable of this name can change how fast, or how, a row computes. Peers of a process don't."""
+    return bool(_TILTING.fullmatch(name)) and name not in LAUNCHER_VARIABLES
 
 
-def describe_variables(environment: Mapping[str, str]) -> str:
-    """Those that are set, as 'OMP_NUM_THREADS=2, https_proxy'; of what may be a secret the name alone."""
-    found = [name for name in sorted(environment) if _TILTING.fullmatch(name)]
-    shown = [name if _SECRET.search(name) else f"{name}={environment[name]}" for name in found]
-    return ", ".join(shown) or NO_VARIABLES
+def tilting_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Those that are set, printable."""
+    return {
+        printable(name): None if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value) else printable(value)
+        for name, value in sorted(environment.items())
+        if tilts(name)
+    }
+
+
+def value_of(variables: Variables, name: str) -> str:
+    """The value in words: 'not set', or 'set' where it is not kept."""
+    value = variables.get(name, "not set")
+    return "set" if value is None else value
+
+
+def changed_variables(now: Variables, before: Variables | None) -> Iterator[str]:
+    """What is not as it was, as clauses: 'OMP_NUM_THREADS was not set and is 2'. Nothing where none were recorded."""
+    if before is None:
+        return
+    for name in sorted({*now, *before}):
+        was, now_is = value_of(before, name), value_of(now, name)
+        if was != now_is:
+            yield f"{name} was {was[:LONGEST_FACT]} and is {now_is[:LONGEST_FACT]}"

@@ -120,9 +120,10 @@ class RowResult:
     """One row of the table. The measured parts are None unless the status says that they were reached.
 
     log: where the process's output lies, under the folder of the results; log_tail: its last lines, of a row that
-    failed. run_id: drawn for each process. setting: versions, device, variables and code. key: sha256 of config and
-    setting; a resumed run takes over what has the same. session: when the run began that measured it (UTC); None where
-    that was not recorded. Rows of one session ran by turns, one repeat of each after the other.
+    failed. run_id: drawn for each process. setting: versions, device and code. variables: of the environment, those
+    that tilt a measurement, without values that may be secrets; None where they were not recorded. key: sha256 of
+    config, setting and variables; a resumed run takes over what has the same. session: when the run began that measured
+    it (UTC); None where that was not recorded. Rows of one session ran by turns, one repeat of each after the other.
     """
 
     config: RunConfig
@@ -142,6 +143,7 @@ class RowResult:
     log_tail: list[str] = field(default_factory=list)
     run_id: str | None = None
     setting: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str | None] | None = None
     key: str | None = None
     session: str | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate as draw
 
 from common.measure.statistics import instability
+from common.process.variables import tilts, value_of
 from common.proof.bounds import GRADIENT, REPLICAS, RULES
 from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, Results, RowResult, Status
@@ -15,7 +16,7 @@ from common.show.disturbance import cause_of, disturbances, unlikely_floors
 from common.show.extents import extents, label_of, parity_cell
 from common.show.lines import NOTHING, Line, baselines, group, interval, number, saved, speed_up
 from common.show.verdict import INTERVALS, doubts, interval_cells
-from common.show.words import place_of
+from common.show.words import place_of, variables_set
 from common.text import LONGEST_FACT, printable
 
 MANIFEST_WIDTH = 44  # characters in a column of the manifest
@@ -97,6 +98,10 @@ def notes(rows: Sequence[RowResult], parity: Sequence[ParityEntry] = ()) -> list
         ),
         *disturbances(lines),
         *(f"device MB: {source}: {names}" for source, names in _named(lines, _not_of_the_process)),
+        *(
+            f"label untrue, with these variables set: {names}: {variables}"
+            for variables, names in _named(lines, _untrue_with)
+        ),
         *_unlike_settings(rows),
     ]
     if any(row.memory and row.memory.kind == "gpu_allocator" and not row.gpu for row in rows):
@@ -180,7 +185,7 @@ def manifest_table(rows: Sequence[RowResult], tablefmt: str) -> str:
                 "version": row.environment.framework_version,
                 **{f"device {name}": value for name, value in row.environment.device.items()},
                 **row.environment.manifest,
-                **({"variables": row.setting["variables"]} if "variables" in row.setting else {}),
+                **({} if row.variables is None else {"variables": variables_set(row.variables)}),
             }
             for fact, value in facts.items():
                 columns.setdefault(header, {}).setdefault(fact, {})[row.precision] = value
@@ -296,8 +301,12 @@ def _not_of_the_process(line: Line) -> list[str]:
     return ["the growth of the whole device, since the driver did not name the row's processes"] if is_growth else []
 
 
+def _untrue_with(line: Line) -> list[str]:
+    return [variables_set(row.variables) for row in line.rows if row.status is Status.LABEL_UNTRUE and row.variables]
+
+
 def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
-    """A resumed run keeps rows that it isn't asked for, though versions, device, threads or code have changed since."""
+    """A resumed run keeps rows that it isn't asked for, though versions, variables or code have changed since."""
     said = []
     for framework in dict.fromkeys(row.framework for row in rows):
         trained = [row for row in rows if row.framework == framework and row.status is Status.OK and row.setting]
@@ -310,11 +319,15 @@ def _unlike_settings(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _setting_values(line: Line, fact: str) -> list[str]:
-    return [_setting(row).get(fact, "none") for row in line.rows]
+    def missing(row: RowResult) -> str:
+        return "" if row.variables is None and tilts(fact) else "none"
+
+    return [_setting(row).get(fact, missing(row)) for row in line.rows]
 
 
 def _setting(row: RowResult) -> dict[str, str]:
-    return {**row.setting, "threads": str(row.config.execution.threads)}
+    variables = {name: value_of(row.variables, name) for name in row.variables} if row.variables else {}
+    return {**row.setting, **variables, "threads": str(row.config.execution.threads)}
 
 
 def _slowed_by(line: Line) -> list[str]:

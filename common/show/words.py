@@ -1,5 +1,6 @@
-"""A check's facts in words: whose it is, and what was compared."""
+"""Facts in words: whose a check is and what was compared, and which variables were set."""
 
+from common.process.variables import Variables
 from common.results.check import Check, End
 
 # Why a run was compared no further.
@@ -34,3 +35,8 @@ def extent_of(check: Check) -> str:
 def _compared(check: Check) -> str:
     named = ", ".join(filter(None, [check.what, check.tensor]))
     return f"{named} not {check.dtype}" if check.dtype else named
+
+
+def variables_set(variables: Variables) -> str:
+    """Those of the environment that are set, as 'OMP_NUM_THREADS=2, https_proxy'; of a secret the name alone."""
+    return ", ".join(name if value is None else f"{name}={value}" for name, value in variables.items()) or "none"

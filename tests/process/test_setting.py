@@ -25,11 +25,11 @@ def executed(**how: Any) -> RunConfig:
 
 @pytest.mark.parametrize("fact", SETTING)
 def test_every_fact_changes_the_key(fact: str) -> None:
-    assert row_key(CONFIG, {**SETTING, fact: "another"}) != row_key(CONFIG, SETTING)
+    assert row_key(CONFIG, {**SETTING, fact: "another"}, {}) != row_key(CONFIG, SETTING, {})
 
 
 def test_the_config_changes_the_key() -> None:
-    assert row_key(RunConfig("torch", Precision.TF32), SETTING) != row_key(CONFIG, SETTING)
+    assert row_key(RunConfig("torch", Precision.TF32), SETTING, {}) != row_key(CONFIG, SETTING, {})
 
 
 @pytest.mark.parametrize(
