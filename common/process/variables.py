@@ -9,7 +9,7 @@ from common.text import LONGEST_FACT, printable
 Variables = Mapping[str, str | None]  # by name; None where the value may be a secret, and is not kept
 
 _TILTING = re.compile(
-    r"(TF_|KERAS_|XLA_"  # TensorFlow
+    r"(TF_(?!CLI_|VAR_)|KERAS_|XLA_"  # TensorFlow, and not Terraform
     r"|TORCH|PYTORCH_|ATEN_|TRITON_"  # PyTorch
     r"|CUDA_|NVIDIA_|CUBLAS_|CUBLASLT_|CUDNN_|NCCL_"  # the driver and its libraries
     r"|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|ONEDNN_|DNNL_"  # threads and products of a CPU

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from common.proof.bounds import FIRST_GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE
+from common.config import Precision
+from common.proof.bounds import FIRST_GRADIENT, LOSS_CURVE, PAIR_LOSS, PRESENCE, TRIAL_RULES
 from common.results.check import Check, worst_first
 from common.results.rows import ParityEntry, RowResult, Status
 from common.show.lines import NOTHING, Line
 from common.show.words import extent_of, rows_of
 from common.text import printable
 
+TRIAL_NAMES = {rule.name for rule in TRIAL_RULES.values()}
 SMALL_SHARE = 0.1  # of a run's steps; below it a note says what holds the others
 
 
@@ -44,16 +46,11 @@ def extents(entries: Sequence[ParityEntry]) -> list[str]:
     labels: dict[str, dict[str, None]] = {}
     for entry in entries:
         for rule in (LOSS_CURVE, PAIR_LOSS):
-            found = {_extent(check) for check in entry.checks if check.name == rule.name}
+            found = {_extent(check, entry) for check in entry.checks if check.name == rule.name}
             for extent in sorted(found):
                 labels.setdefault(f"{rule.name} over {printable(extent)}", {})[label_of(entry)] = None
         if not any(check.name in (LOSS_CURVE.name, PAIR_LOSS.name) for check in entry.checks):
-            reason = (
-                "not held to float64: too large for NumPy, and no float64 row of its framework is there"
-                if any(check.name == PRESENCE.name for check in entry.checks)
-                else "not held to float64: the runs were not compared"
-            )
-            labels.setdefault(f"{LOSS_CURVE.name} {reason}", {})[label_of(entry)] = None
+            labels.setdefault(f"{LOSS_CURVE.name} {_why_not_held(entry)}", {})[label_of(entry)] = None
         compared, held = (
             {rows_of(check) for check in entry.checks if check.name == rule.name} for rule in (PRESENCE, FIRST_GRADIENT)
         )
@@ -67,11 +64,18 @@ def label_of(entry: ParityEntry) -> str:
     return f"{printable(entry.precision)}{' compiled' if entry.compile else ''}"
 
 
-def _extent(check: Check) -> str:
+def _why_not_held(entry: ParityEntry) -> str:
+    if not any(check.name == PRESENCE.name for check in entry.checks):
+        return "not held to float64: the runs were not compared"
+    if entry.precision == Precision.FLOAT64:
+        return "not held to float64: these rows are what larger runs are held to"
+    return "not held to float64: too large for NumPy, and no float64 row of its framework is there"
+
+
+def _extent(check: Check, entry: ParityEntry) -> str:
     """As extent_of; of a small share it says what holds the rest."""
-    few = check.of_steps and (check.steps or 0) < SMALL_SHARE * check.of_steps
-    return (
-        f"{extent_of(check)}: the others are held by the small run (C9) and the late loss alone"
-        if few
-        else extent_of(check)
-    )
+    if not check.of_steps or (check.steps or 0) >= SMALL_SHARE * check.of_steps:
+        return extent_of(check)
+    is_tried = any(other.name in TRIAL_NAMES for other in entry.checks)  # a file of before has no trial
+    later = "a small run (C9) and the late loss hold the later steps" if is_tried else "nothing holds the later steps"
+    return f"{extent_of(check)}; {later}"

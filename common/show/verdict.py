@@ -25,7 +25,7 @@ FASTER, SLOWER, NO_DIFFERENCE, CANT_TELL = "faster", "slower", "no difference", 
 
 INTERVALS = ("95 %", "within run")  # columns, of which a table has those that some line fills
 UNSTABLE, NOISY = "UNSTABLE", "NOISY"  # and the notes under the table say what is
-TOO_FEW_EPOCHS = f"fewer than {LEAST_EPOCHS} steady epochs in a process"
+TOO_FEW_EPOCHS = f"fewer than {LEAST_EPOCHS} steady epochs in a process; give --epochs {LEAST_EPOCHS + 1} or more"
 FEW_PROCESSES = (
     f"fewer than {LEAST_PROCESSES} processes each: run --repeats {LEAST_PROCESSES} for an interval over them"
 )

@@ -85,7 +85,7 @@ def test_of_pairs_of_equal_runs_few_differ() -> None:
 def test_two_epochs_are_not_judged() -> None:
     found = change([make([1.0, 1.0])], [make([5.0, 5.0])])
     assert (found.ratio, found.verdict) == (5.0, "can't tell")
-    assert "can't tell: torch float32: fewer than 3 steady epochs in a process" in notes(
+    assert "can't tell: torch float32: fewer than 3 steady epochs in a process; give --epochs 4 or more" in notes(
         results(found.old.first), results(found.new.first), [found]
     )
 
@@ -99,7 +99,9 @@ def test_only_a_slow_down_beyond_the_limit_fails() -> None:
 
 def test_a_gate_does_not_pass_what_it_cannot_judge() -> None:
     few = compare(results(make([1.0, 1.0])), results(make([9.0, 9.0])))
-    assert fail_above(few, 5) == ["torch float32 can't be judged: fewer than 3 steady epochs in a process"]
+    assert fail_above(few, 5) == [
+        "torch float32 can't be judged: fewer than 3 steady epochs in a process; give --epochs 4 or more"
+    ]
 
 
 @pytest.mark.parametrize(("percent", "fails"), [(5, True), (20, False)])

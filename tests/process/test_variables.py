@@ -43,7 +43,17 @@ def test_a_value_that_may_be_a_secret_is_not_kept(name: str, value: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["HOME", "PATH", "MY_TF_NOTES", "OPENAI", "tf_notes", "__KMP_REGISTERED_LIB_7", *LAUNCHER_VARIABLES]
+    "name",
+    [
+        "HOME",
+        "PATH",
+        "TF_CLI_CONFIG_FILE",
+        "MY_TF_NOTES",
+        "OPENAI",
+        "tf_notes",
+        "__KMP_REGISTERED_LIB_7",
+        *LAUNCHER_VARIABLES,
+    ],
 )
 def test_others_are_nobodys_business(name: str) -> None:
     assert tilting_variables({name: "1"}) == {}

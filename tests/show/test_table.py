@@ -208,16 +208,31 @@ def test_the_extent_of_the_comparison_is_said() -> None:
         (
             5,
             "pass (5 of 60)",
-            "5 of 60 steps, then chaos: the others are held by the small run (C9) and the late loss alone",
+            "5 of 60 steps, then chaos; a small run (C9) and the late loss hold the later steps",
         ),
     ],
 )
 def test_the_parity_column_says_how_far_a_run_could_be_compared(steps: int, cell: str, note: str) -> None:
     """Below a tenth of the steps a note says what holds the others."""
     curve = Check("C6 loss curve", 0.1, 0.5, True, steps=steps, of_steps=60, end="chaos" if steps < 60 else "")
-    row = replace(FLOAT32, checks=[GOOD, curve])
+    row = replace(FLOAT32, checks=[GOOD, curve, Check("C9 loss curve", 0.1, 0.5, True)])
     assert parity_cell(Line((row,))) == cell
     assert extents(judge([row])) == [f"C6 loss curve over {note}: float32"]
+
+
+def test_of_a_file_of_before_nothing_holds_the_later_steps() -> None:
+    curve = Check("C6 loss curve", 0.1, 0.5, True, steps=5, of_steps=60, end="chaos")
+    assert extents(judge([replace(FLOAT32, checks=[GOOD, curve])])) == [
+        "C6 loss curve over 5 of 60 steps, then chaos; nothing holds the later steps: float32"
+    ]
+
+
+def test_a_row_of_float64_is_what_others_are_held_to() -> None:
+    row = replace(FLOAT32, config=replace(FLOAT32.config, precision=Precision.FLOAT64))
+    compared = [GOOD, Check("C7 presence", 0, 0, True, "every check"), Check("C6 first gradient", 0.1, 0.5, True)]
+    assert extents(judge([replace(row, checks=compared)])) == [
+        "C6 loss curve not held to float64: these rows are what larger runs are held to: float64"
+    ]
 
 
 def test_the_parity_column_says_what_was_compared_of_a_run_without_a_reference() -> None:

@@ -113,7 +113,7 @@ NO_EVIDENCE = {
     "float32 C1 logits failed": (bent(THREE, "float32", 1, checks=[WRONG]), ()),
     "C8 loss curve failed": (THREE, (C8,)),
     "of another session than float32": (bent(THREE, "mixed_float16", 1, session=LATER), ()),
-    "fewer than 3 steady epochs in a process": (rows_of([2.0] * 3, [1.0] * 3, STEADY[:2]), ()),
+    "fewer than 3 steady epochs in a process; give --epochs 4 or more": (rows_of([2.0] * 3, [1.0] * 3, STEADY[:2]), ()),
 }
 
 
