@@ -210,7 +210,8 @@ SCALE_TRACE = Rule(
 SKIPPED = Rule(
     "C6 skips",
     "loss scale",
-    "steps skipped although nothing overflows at 1.25 times the scale, or taken although something does at a 1.25th",
+    "steps skipped although nothing overflows at 1.25 times the scale, or without a loss scale, or taken although "
+    "something does at a 1.25th",
     "none",
     "a rounding decides only where a gradient is close to 65504; the reference skips what the row skipped and goes on",
 )
@@ -312,6 +313,15 @@ TRIAL_MOMENTS = Rule(
     "they show the size of the gradients, which Adam's step does not depend on",
 )
 
+TRIAL_LABEL = Rule(
+    "C9 precision",
+    "logits",
+    "E0 over the error of the trial's losses, update and second moments, the least of the three, where every step can "
+    "be compared",
+    "4",
+    "a training step that computes in another precision than the probe's errs by next to nothing",
+)
+
 TRIAL_STORAGE = Rule(
     "C9 storage",
     "training",
@@ -335,7 +345,7 @@ RULES = (
     *RUN_RULES,
     START, PRESENCE, REPLICAS,
     *PAIR_RULES,
-    *TRIAL_RULES.values(), TRIAL_MOMENTS, TRIAL_STORAGE, TRIAL_EXPORT,
+    *TRIAL_RULES.values(), TRIAL_MOMENTS, TRIAL_LABEL, TRIAL_STORAGE, TRIAL_EXPORT,
 )  # fmt: skip
 
 

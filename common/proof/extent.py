@@ -36,8 +36,10 @@ def find_extent(row: RowResult, course: Course, loss: np.ndarray, parting: int) 
     finite = int(np.argmin(np.append(np.isfinite(course.loss), False)))
     known = _horizon(course.error, course.loss, row.config.precision)
     chaos = max(min(2, finite), known)  # the first update in any case
+    ruled = steps if course.whole else int(np.argmax(np.append(np.isinf(course.error), True)))
     ends: tuple[tuple[int, End], ...] = (
         (steps, ""),
+        (ruled, "rulers_end"),
         (parting, "skip"),
         (overflow, "not_finite"),
         (chaos, "chaos"),

@@ -281,7 +281,7 @@ def follow_steps(
     for number, batch in enumerate(chain.from_iterable(repeat(batches, train.epochs))):
         scale, skips = state.loss_scale, number in skipped
         loss, logits, gradients = loss_and_gradients(state.weights, *batch, rounding, scale, replicas)
-        contradicted = False
+        contradicted = skips and not precision.scales_loss
         if precision.scales_loss and skips == _finite(gradients):
             at = scale * (CLOSE_TO_OVERFLOW if skips else 1 / CLOSE_TO_OVERFLOW)
             gradients = loss_and_gradients(state.weights, *batch, rounding, at, replicas).gradients

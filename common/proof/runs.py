@@ -106,6 +106,8 @@ def check_training(row: RowResult, arrays: Arrays, course: Course | None) -> lis
     config, training = row.config, training_of(row)
     loss = as_array(training.loss)
     checks = [_check_epochs(config, training), _check_scale_trace(config, training)]
+    if not config.precision.scales_loss:
+        checks.append(compare(SKIPPED, len(training.skipped_steps), 0, "without a loss scale"))
     if course and (course.whole or config.precision is not Precision.FLOAT64):  # not the ruler by itself
         skips = [] if course.whole else training.skipped_steps  # a float64 row skips nothing
         extent = find_extent(row, course, loss, min((step + 1 for step in skips), default=len(loss)))

@@ -12,19 +12,21 @@ from typing import NamedTuple
 import numpy as np
 
 from common.config import DataConfig, LossScaleConfig, Precision, RunConfig
-from common.experiment.weights import Weights
+from common.experiment.weights import Weights, draw_weights
 from common.proof.bounds import (
     FLOAT32_TRAINING,
     LARGEST_SHARE_HELD,
+    LEAST_SHARE_OF_PRICE,
     PRICES,
     TRIAL_EXPORT,
+    TRIAL_LABEL,
     TRIAL_MOMENTS,
     TRIAL_RULES,
     TRIAL_STORAGE,
     UPDATE,
 )
 from common.proof.checks import compare, joined, relative_error, rounds
-from common.proof.course import WholeRun, numpy_course
+from common.proof.course import Course, WholeRun, as_array, numpy_course, training_of
 from common.proof.probe import PROBE_MODEL
 from common.proof.reference import (
     Rounding,
@@ -38,8 +40,9 @@ from common.results.rows import Arrays, RowResult
 # Samples of a batch, and of the smaller last one of an epoch; of several replicas enough more for equal shares.
 TRIAL_BATCH, TRIAL_LAST_BATCH = 16, 8
 
-# Of longer runs the first epochs stand for all; NumPy takes a millisecond for one of its steps.
-LARGEST_TRIAL_EPOCHS = 30
+# Of longer runs the first steps stand for all; NumPy takes a millisecond for each, four times over.
+LARGEST_TRIAL_STEPS = 200
+LEAST_TRIAL_BATCHES = 3
 
 # So small that the first steps do not overflow, and growing so often that in each epoch the scale is another.
 TRIAL_LOSS_SCALE = LossScaleConfig(initial_scale=256.0, growth_interval=4)
@@ -67,17 +70,19 @@ class TrialEnd(NamedTuple):
 
 
 def trial_config(config: RunConfig) -> RunConfig:
-    """The row on the probe's model, three batches an epoch.
+    """The row on the probe's model, in as many epochs and batches as the row, as far as LARGEST_TRIAL_STEPS.
 
-    The last is smaller only where the row's is: of each shape a compiler makes another program, on a GPU in seconds.
+    The last batch is smaller only where the row's is: of each shape a compiler makes another program, on a GPU in
+    seconds.
     """
     replicas = config.execution.replicas
     batch, smaller = (replicas * math.ceil(samples / replicas) for samples in (TRIAL_BATCH, TRIAL_LAST_BATCH))
     last = smaller if config.data.images % config.train.batch_size else batch
-    epochs = min(config.train.epochs, LARGEST_TRIAL_EPOCHS)
+    epochs = min(config.train.epochs, LARGEST_TRIAL_STEPS // LEAST_TRIAL_BATCHES)
+    batches = max(LEAST_TRIAL_BATCHES, min(config.steps_per_epoch, LARGEST_TRIAL_STEPS // epochs))
     return replace(
         config,
-        data=DataConfig(2 * batch + last, PROBE_MODEL.image_shape, config.data.seed),
+        data=DataConfig((batches - 1) * batch + last, PROBE_MODEL.image_shape, config.data.seed),
         model=PROBE_MODEL,
         train=replace(config.train, epochs=epochs, batch_size=batch),
         loss_scale=TRIAL_LOSS_SCALE,
@@ -97,9 +102,24 @@ def check_trial(row: RowResult, end: TrialEnd) -> list[Check]:
     for what, arrays in (("final weights", end.weights), ("second moments", end.second_moments)):
         checks += _check_storage(precision, what, arrays)
     if any(check.name == UPDATE.name for check in of_run):  # every step could be compared
-        checks.append(_check_moments(precision, course.whole, end))
+        checks += [_check_moments(precision, course.whole, end), *_check_label(row, course, course.whole, end)]
     equal = np.isclose(end.logits_again, end.logits, rtol=0, atol=0, equal_nan=True)
     return [*checks, compare(TRIAL_EXPORT, int(np.sum(~equal)), 0, "first batch")]
+
+
+def _check_label(row: RowResult, course: Course, whole: WholeRun, end: TrialEnd) -> list[Check]:
+    """Whether the training itself computed in the precision, and not the probe alone: whether something errs so."""
+    if not rounds(row.config.precision):
+        return []
+    start, loss = draw_weights(row.config.model, row.config.data.seed), as_array(training_of(row).loss)
+    update = joined(end.weights, start) - joined(start, start)
+    errors_and_prices = [
+        (float(np.linalg.norm(loss - course.loss)), float(np.linalg.norm(course.error))),
+        (relative_error(update, whole.update), whole.update_price),
+        (relative_error(joined(end.second_moments, start), whole.second_moments), whole.moments_price),
+    ]
+    share = min(price / error if error else math.inf for error, price in errors_and_prices)
+    return [compare(TRIAL_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "losses, update, second moments")]
 
 
 def _check_moments(precision: Precision, whole: WholeRun, end: TrialEnd) -> Check:

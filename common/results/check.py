@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Why a run was compared no further; "" where all of it was.
-End = Literal["", "chaos", "skip", "not_finite", "ruler"]
+End = Literal["", "chaos", "skip", "not_finite", "ruler", "rulers_end"]
 
 
 @dataclass(frozen=True, slots=True)

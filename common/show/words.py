@@ -8,6 +8,7 @@ ENDS: dict[End, str] = {
     "chaos": "then chaos",
     "skip": "then one alone skips",
     "not_finite": "then a loss that is not finite",
+    "rulers_end": "as far as float64 was trained again",
     "ruler": "the first update; beyond it they are the ruler",
 }
 

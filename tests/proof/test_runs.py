@@ -198,6 +198,15 @@ def test_a_run_whose_first_loss_is_not_finite_has_nothing_to_compare() -> None:
     assert (place_of(curve), curve.passed) == ("0 of 9 steps, then a loss that is not finite", True)
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32", "mixed_bfloat16"])
+def test_a_skip_without_a_loss_scale_fails(precision: str) -> None:
+    """The last step of the run, which no scale shows."""
+    row, arrays = train("torch", precision)
+    assert row.training
+    row = replace(row, training=replace(row.training, skipped_steps=[8]))
+    assert checks_of(row, arrays)["C6 skips"] > 1.5
+
+
 def test_a_pair_is_of_the_same_experiment() -> None:
     rows = [train("tensorflow", "float32"), train("torch", "float32", epochs=4)]
     assert check_pairs([row for row, _ in rows], lambda row: rows[0][1]) == {}
@@ -298,7 +307,7 @@ def test_nothing_is_compared_beyond_the_rulers(as_if_too_large: None) -> None:
     ruler, (row, arrays) = with_rulers(train("torch", "float64")[0], steps=6), train("torch", "mixed_bfloat16")
     complete = complete_checks([ruler, row], lambda row: arrays)[-1]
     curve = next(check for check in complete.checks if check.name == "C6 loss curve")
-    assert (place_of(curve), curve.passed) == ("6 of 9 steps, then chaos", True)
+    assert (place_of(curve), curve.passed) == ("6 of 9 steps, as far as float64 was trained again", True)
 
 
 def test_a_large_float64_row_is_held_to_the_other_frameworks(as_if_too_large: None) -> None:

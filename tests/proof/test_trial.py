@@ -5,6 +5,7 @@ into the row's loop at each precision, and misses the named check by a factor ab
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_a_right_row_passes(impl: Any, precision: str) -> None:
     assert_right(checks)
     assert {check.name for check in checks} == {
         "C9 loss curve", "C9 update", "C9 accuracy", "C9 epoch loss", "C9 scale trace", "C9 skips",
-        "C9 moments", "C9 storage", "C9 export",
+        "C9 moments", "C9 storage", "C9 export", *(["C9 precision"] if precision.startswith("mixed") else []),
     }  # fmt: skip
 
 
@@ -75,6 +76,17 @@ def test_the_last_batch_is_smaller_where_the_rows_is(replicas: int, images: int,
     small = trial_config(config)
     batch = small.train.batch_size
     assert (batch, small.data.images - 2 * batch) == batches
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "trial"),
+    [(10, 16, (10, 16)), (4, 2, (4, 3)), (100, 16, (66, 3)), (1, 1000, (1, 200))],
+)
+def test_the_trial_is_as_long_as_the_row(epochs: int, batches: int, trial: tuple[int, int]) -> None:
+    """Up to 200 steps, and three batches an epoch at least."""
+    sizes = DataConfig(batches, SHAPE), ModelConfig(SHAPE), TrainConfig(epochs, batch_size=1)
+    small = trial_config(RunConfig("torch", Precision.FLOAT32, *sizes))
+    assert (small.train.epochs, small.steps_per_epoch) == trial
 
 
 @pytest.mark.slow
@@ -265,7 +277,22 @@ def mean_of_three(before: list[Any]) -> Any:
     return {name: np.mean([weights[name] for weights in before[-3:]], axis=0) for name in before[0]}
 
 
+def in_float32(impl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of the training is told float32, and no part of it that is probed."""
+    right = row_module.build
+
+    def build(implementation: Any, config: RunConfig, device: Any) -> Any:
+        return right(implementation, replace(config, precision=Precision.FLOAT32), device)
+
+    def build_with_its_scale(implementation: Any, config: RunConfig, device: Any) -> Any:
+        model, _ = build(implementation, config, device)
+        return model, impl.optimizer.make_optimizer(model, config.train, config.loss_scale, config.precision)
+
+    monkeypatch.setattr(row_module, "build", build_with_its_scale)
+
+
 MISTAKES = {
+    "mixed precision off in the training alone": (["mixed_float16", "mixed_bfloat16"], in_float32, "C9 precision"),
     "a rate that falls by a tenth after each epoch": (EVERY, in_the_steps(a_falling_rate), "C9 update"),
     "a rate that doubles after two epochs": (EVERY, in_the_steps(a_rising_rate), "C9 update"),
     "a rate that falls by 4 percent a step": (EVERY, in_the_steps(a_schedule), "C9 update"),
