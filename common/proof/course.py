@@ -176,9 +176,11 @@ def moved_weights(config: RunConfig, ruler: int) -> Weights:
 def numpy_course(config: RunConfig, skipped: Sequence[int], grids: Sequence[float] = (1.0,)) -> Course:
     """The run as NumPy trains it, which skips the steps that the row skipped.
 
-    grids: by what factors the roundings' grid is moved. Each makes errors of its own, and E0 is the largest.
+    grids: by what factors the roundings' grid is moved, where there is one. Each makes errors of its own, and E0 is the
+    largest.
     """
-    return _numpy_course(_computation(config), tuple(skipped), tuple(grids))
+    grids = tuple(grids) if rounds(config.precision) else (1.0,)
+    return _numpy_course(_computation(config), tuple(skipped), grids)
 
 
 def _computation(config: RunConfig) -> RunConfig:

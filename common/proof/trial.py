@@ -47,7 +47,6 @@ LEAST_TRIAL_BATCHES = 3
 # So small that the first steps do not overflow, and growing so often that in each epoch the scale is another.
 TRIAL_LOSS_SCALE = LossScaleConfig(initial_scale=256.0, growth_interval=4)
 
-
 # Below 1, so that nothing overflows that would not without. In a run of few steps one emulation alone may be lucky.
 GRIDS = (1.0, 0.81, 0.66)
 
@@ -131,8 +130,7 @@ def _check_moments(precision: Precision, whole: WholeRun, end: TrialEnd) -> Chec
 def _check_storage(precision: Precision, what: str, arrays: Weights) -> list[Check]:
     """Numbers that were stored in a narrower type are all numbers that it holds."""
     values = joined(arrays, arrays)
-    values = values[values != 0]
-    held = {
-        dtype: np.mean(rounding(values) == values) for dtype, rounding in _NARROWER[precision.variable_dtype].items()
-    }
+    values = values[np.isfinite(values) & (values != 0)]
+    narrower = _NARROWER[precision.variable_dtype].items()
+    held = {dtype: float(np.mean(rounding(values) == values)) if len(values) else 0.0 for dtype, rounding in narrower}
     return [compare(TRIAL_STORAGE, share, LARGEST_SHARE_HELD, what, dtype=dtype) for dtype, share in held.items()]
