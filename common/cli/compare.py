@@ -206,9 +206,9 @@ def _doubts(changes: Sequence[Change]) -> Iterator[str]:
     judged = [change for change in changes if change.verdict != CANT_TELL]
     if few := [change.new.name for change in judged if change.interval and not change.interval.over_processes]:
         yield (
-            f"under {LEAST_PROCESSES} processes on a side a difference counts beyond "
-            f"{round(100 * (PROCESSES_DIFFER - 1))} %, as equal processes may differ by; "
-            f"--repeats {LEAST_PROCESSES} or more judges closer: {', '.join(few)}"
+            f"of fewer than {LEAST_PROCESSES} processes a side only differences above "
+            f"{round(100 * (PROCESSES_DIFFER - 1))} % count; --repeats {LEAST_PROCESSES} judges closer: "
+            f"{', '.join(few)}"
         )
     unknown: dict[str, list[str]] = {}
     for change in changes:

@@ -77,9 +77,7 @@ def _should_be_near(row: RowResult) -> bool:
 def _others(found: Sequence[Contention]) -> str:
     taken, cores = max((_cores(each.others_s, each), each.cores) for each in found)
     ran = _percent(min(each.busy_share for each in found))
-    return (
-        f"other processes took up to {number(taken)} of {cores} cores, and its threads ran at least {ran} of the time"
-    )
+    return f"other processes took up to {number(taken)} of {cores} cores; the worst-hit threads ran {ran} of the time"
 
 
 def _host(found: Sequence[Contention]) -> str:

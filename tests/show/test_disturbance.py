@@ -35,7 +35,7 @@ def said_of(*rows: RowResult) -> list[str]:
 @pytest.mark.parametrize(
     ("contention", "text"),
     [
-        (SHARED, "other processes took up to 0.95 of 2 cores, and its threads ran at least 50 % of the time"),
+        (SHARED, "other processes took up to 0.95 of 2 cores; the worst-hit threads ran 50 % of the time"),
         (
             replace(ALONE, stolen_s=0.8),
             "the host of this virtual machine kept up to 0.4 of 2 cores for others",
@@ -62,7 +62,7 @@ def test_a_cause_is_said_once_with_the_worst_of_it() -> None:
     rows.append(make("mixed_bfloat16", replace(SHARED, cpu_s=1.0)))
     (note,) = said_of(*rows)
     assert note.startswith("NOISY: torch float32, torch mixed_bfloat16: other processes took up to 0.95 of 2 cores")
-    assert note.endswith("ran at least 25 % of the time")
+    assert note.endswith("the worst-hit threads ran 25 % of the time")
 
 
 def slowing(contention: Contention | None) -> RowResult:
