@@ -8,8 +8,10 @@ from common.text import LONGEST_FACT, printable
 
 Variables = Mapping[str, str | None]  # by name; None where the value may be a secret, and is not kept
 
+# Terraform's begin with TF_ as well, and some hold whatever its user needs, secrets too.
+_TERRAFORM = "VAR|CLI|TOKEN|ENCRYPTION|CLOUD|REGISTRY|PLUGIN|STATE|LOG|WORKSPACE|DATA_DIR|INPUT|IN_AUTOMATION|REATTACH"
 _TILTING = re.compile(
-    r"(TF_(?!CLI_|VAR_)|KERAS_|XLA_"  # TensorFlow, and not Terraform
+    rf"(TF_(?!({_TERRAFORM})(_|$))|KERAS_|XLA_"  # TensorFlow
     r"|TORCH|PYTORCH_|ATEN_|TRITON_"  # PyTorch
     r"|CUDA_|NVIDIA_|CUBLAS_|CUBLASLT_|CUDNN_|NCCL_"  # the driver and its libraries
     r"|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|ONEDNN_|DNNL_"  # threads and products of a CPU

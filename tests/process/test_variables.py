@@ -24,7 +24,7 @@ from common.show.table import notes as notes_of_table
         "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
         "NCCL_NVLS_ENABLE", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_AFFINITY", "MKL_NUM_THREADS",
         "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "LD_PRELOAD", "LD_LIBRARY_PATH", "ATEN_CPU_CAPABILITY",
-        "GLIBC_TUNABLES",
+        "GLIBC_TUNABLES", "TF_DATA_EXPERIMENT_OPT_IN",
     ],
 )  # fmt: skip
 def test_a_variable_that_tilts_a_measurement(name: str) -> None:
@@ -45,16 +45,10 @@ def test_a_value_that_may_be_a_secret_is_not_kept(name: str, value: str) -> None
 @pytest.mark.parametrize(
     "name",
     [
-        "HOME",
-        "PATH",
-        "TF_CLI_CONFIG_FILE",
-        "MY_TF_NOTES",
-        "OPENAI",
-        "tf_notes",
-        "__KMP_REGISTERED_LIB_7",
-        *LAUNCHER_VARIABLES,
+        "HOME", "PATH", "MY_TF_NOTES", "OPENAI", "tf_notes", "__KMP_REGISTERED_LIB_7", *LAUNCHER_VARIABLES,
+        "TF_VAR_db", "TF_CLI_CONFIG_FILE", "TF_TOKEN_app_terraform_io", "TF_LOG", "TF_ENCRYPTION",
     ],
-)
+)  # fmt: skip
 def test_others_are_nobodys_business(name: str) -> None:
     assert tilting_variables({name: "1"}) == {}
 
