@@ -105,7 +105,7 @@ def compiled(function: Callable[..., T], model: ConvNet, optimizer: Optimizer, c
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise Unsupported(f"torch.compile needs a C++ compiler, and there is no {compiler}; install it or set CXX")
-        model.logits.compile(fullgraph=True, dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
+        model.logits.compile(dynamic=False, options=INDUCTOR[next(model.parameters()).device.type])
     return partial(function, model, optimizer)
 
 

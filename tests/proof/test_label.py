@@ -204,9 +204,11 @@ def test_a_compiled_row_is_as_its_label_says(impl: SimpleNamespace) -> None:
             "tensorflow", "off", "TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit",
             "carried out by XLA in part instead of tf.function", marks=needs_tensorflow,
         ),
-        pytest.param(
-            "torch", "on", "TORCHDYNAMO_DISABLE", "1",
-            "carried out by eager PyTorch instead of torch.compile", marks=needs_torch,
+        *(
+            pytest.param(
+                "torch", "on", variable, "1", "carried out by eager PyTorch instead of torch.compile", marks=needs_torch
+            )
+            for variable in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
         ),
     ],
 )  # fmt: skip

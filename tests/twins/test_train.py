@@ -101,7 +101,7 @@ def test_torch_compile_gets_its_options(torch_impl: SimpleNamespace, monkeypatch
     monkeypatch.setattr(model.logits, "compile", lambda **options: given.append(options))
     monkeypatch.setattr(impl.train.shutil, "which", lambda compiler: compiler)
     impl.train.compiled(impl.train.train_step, model, None, compile=True)
-    assert given == [{"fullgraph": True, "dynamic": False, "options": impl.train.INDUCTOR["cpu"]}]
+    assert given == [{"dynamic": False, "options": impl.train.INDUCTOR["cpu"]}]
 
 
 @needs_torch
