@@ -86,6 +86,13 @@ def torch_impl(request: pytest.FixtureRequest) -> SimpleNamespace:
     return load_implementation(request.param)
 
 
+@pytest.fixture(autouse=True)
+def dynamo_as_new() -> None:
+    """After eight models PyTorch compiles no more of the same code in one process, and says so in its log alone."""
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+
+
 def load_implementation(package: str) -> SimpleNamespace:
     """The package's modules, and its CPU as `cpu`."""
     if package == "tf_impl" and HAS["torch_impl"]:

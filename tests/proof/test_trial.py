@@ -40,8 +40,9 @@ def try_training(
         execution=ExecutionConfig("cpu", compile, loop),
     )
     with impl.distributed.joined(config.execution, impl.cpu, lambda: None) as replicas:
-        _, checks = row_module.try_training(impl.run.IMPLEMENTATION, trial_config(config), impl.cpu, replicas)
-        return checks
+        execution, checks = row_module.try_training(impl.run.IMPLEMENTATION, trial_config(config), impl.cpu, replicas)
+    assert execution == impl.train.EXECUTION[compile]
+    return checks
 
 
 def assert_right(checks: list[Check]) -> None:
