@@ -165,9 +165,14 @@ def test_a_row_of_torch_that_was_not_compiled(
     ("change", "compile", "detail"),
     [
         (functions_run_eagerly, False, "carried out by eager TensorFlow instead of tf.function"),
-        (functions_run_eagerly, True, "carried out by eager TensorFlow instead of XLA"),
         (never_compiled, True, "carried out by tf.function instead of XLA"),
-        (always_compiled, False, "carried out by XLA instead of tf.function"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (functions_run_eagerly, True, "carried out by eager TensorFlow instead of XLA"),
+                (always_compiled, False, "carried out by XLA instead of tf.function"),
+            )
+        ),
     ],
 )
 def test_a_row_of_tensorflow_that_ran_otherwise(

@@ -97,7 +97,7 @@ def assert_alike(one: tuple[list[float], Arrays], other: tuple[list[float], Arra
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("loop", ["custom", "fit"])
+@pytest.mark.parametrize("loop", ["custom", pytest.param("fit", marks=pytest.mark.slow)])
 def test_keras(tensorflow_impl: SimpleNamespace, loop: str) -> None:
     plain = train(tensorflow_impl, loop)
     values = {"policy": "float16", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1}
