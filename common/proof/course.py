@@ -166,11 +166,12 @@ def ruler_config(config: RunConfig) -> RunConfig:
 
 def moved_weights(config: RunConfig, ruler: int) -> Weights:
     """The starting weights in float64, every value moved by a rounding of float32; each ruler has others."""
-    signs = np.random.default_rng([config.data.seed, ruler])
-    return {
-        name: array.astype(np.float64) * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1.0, 1.0], array.shape))
-        for name, array in draw_weights(config.model, config.data.seed).items()
-    }
+    return _moved(draw_weights(config.model, config.data.seed), np.random.default_rng([config.data.seed, ruler]))
+
+
+def _moved(weights: Weights, signs: np.random.Generator) -> Weights:
+    u = ROUNDOFF[Precision.FLOAT32]
+    return {name: array * (1 + u * signs.choice([-1.0, 1.0], array.shape)) for name, array in weights.items()}
 
 
 def numpy_course(config: RunConfig, skipped: Sequence[int], grids: Sequence[float] = (1.0,)) -> Course:
@@ -202,8 +203,7 @@ def _numpy_course(config: RunConfig, skipped: tuple[int, ...], grids: tuple[floa
     if rounds(precision):
         moved, moved_train = weights, train
     else:
-        signs = np.random.default_rng(data.seed)
-        moved = {n: w * (1 + ROUNDOFF[Precision.FLOAT32] * signs.choice([-1, 1], w.shape)) for n, w in weights.items()}
+        moved = _moved(weights, np.random.default_rng(data.seed))
         moved_train = replace(train, learning_rate=train.learning_rate * (1 - KERAS_UPDATE))
     runs = [
         follow_steps(

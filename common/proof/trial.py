@@ -6,17 +6,19 @@ optimizer and loss scaling, compiled and on as many replicas as the row.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from common.config import DataConfig, LossScaleConfig, Precision, RunConfig
-from common.experiment.weights import Weights, draw_weights
+from common.experiment.weights import Weights
 from common.proof.bounds import (
     FLOAT32_TRAINING,
     LARGEST_SHARE_HELD,
     LEAST_SHARE_OF_PRICE,
+    LOSS_CURVE,
     PRICES,
     TRIAL_EXPORT,
     TRIAL_LABEL,
@@ -26,7 +28,7 @@ from common.proof.bounds import (
     UPDATE,
 )
 from common.proof.checks import compare, joined, relative_error, rounds
-from common.proof.course import Course, WholeRun, as_array, numpy_course, training_of
+from common.proof.course import WholeRun, numpy_course
 from common.proof.probe import PROBE_MODEL
 from common.proof.reference import (
     Rounding,
@@ -101,24 +103,22 @@ def check_trial(row: RowResult, end: TrialEnd) -> list[Check]:
     for what, arrays in (("final weights", end.weights), ("second moments", end.second_moments)):
         checks += _check_storage(precision, what, arrays)
     if any(check.name == UPDATE.name for check in of_run):  # every step could be compared
-        checks += [_check_moments(precision, course.whole, end), *_check_label(row, course, course.whole, end)]
+        checks.append(_check_moments(precision, course.whole, end))
+        checks += _check_label(precision, checks)
     equal = np.isclose(end.logits_again, end.logits, rtol=0, atol=0, equal_nan=True)
     return [*checks, compare(TRIAL_EXPORT, int(np.sum(~equal)), 0, "first batch")]
 
 
-def _check_label(row: RowResult, course: Course, whole: WholeRun, end: TrialEnd) -> list[Check]:
-    """Whether the training itself computed in the precision, and not the probe alone: whether something errs so."""
-    if not rounds(row.config.precision):
+def _check_label(precision: Precision, checks: Sequence[Check]) -> list[Check]:
+    """Whether the training itself computed in the precision, and not the probe alone: whether something errs so.
+
+    checks: those of the trial, of whose bounds E0 is a part in PRICES.
+    """
+    if not rounds(precision):
         return []
-    start, loss = draw_weights(row.config.model, row.config.data.seed), as_array(training_of(row).loss)
-    update = joined(end.weights, start) - joined(start, start)
-    errors_and_prices = [
-        (float(np.linalg.norm(loss - course.loss)), float(np.linalg.norm(course.error))),
-        (relative_error(update, whole.update), whole.update_price),
-        (relative_error(joined(end.second_moments, start), whole.second_moments), whole.moments_price),
-    ]
-    share = min(price / error if error else math.inf for error, price in errors_and_prices)
-    return [compare(TRIAL_LABEL, share, 1 / LEAST_SHARE_OF_PRICE, "losses, update, second moments")]
+    names = {TRIAL_RULES[LOSS_CURVE.name].name, TRIAL_RULES[UPDATE.name].name, TRIAL_MOMENTS.name}
+    error = PRICES * max(check.fraction for check in checks if check.name in names)  # in E0
+    return [compare(TRIAL_LABEL, 1 / error if error else math.inf, 1 / LEAST_SHARE_OF_PRICE, "all steps")]
 
 
 def _check_moments(precision: Precision, whole: WholeRun, end: TrialEnd) -> Check:
