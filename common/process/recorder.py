@@ -107,7 +107,7 @@ class Recorder:
         threads = max(1, execution.threads // execution.devices)
         return contention_between(self._steady_start, read_cpu(), threads, load_before)
 
-    def training(self, data_sha256: str, initial_weights_sha256: str) -> Training:
+    def training(self, data_sha256: str = "", initial_weights_sha256: str = "") -> Training:
         return Training(
             loss=list(self._loss),
             epoch_loss=list(self._epoch_loss),

@@ -3,7 +3,6 @@
 Written once for both frameworks, which bring their functions: the same instrument on both sides is also the fairer one.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -80,9 +79,10 @@ def train(
     """What run does, on this device, as one of the replicas. The order counts: each part says why it stands there."""
     trial = _try_out(impl, config, device, replicas)
     start = _prepare(impl, config, device, replicas, on_event, _draw_batches(config))
-    checks = trial.checks + _check_start(impl, config, trial, start)
+    origin = _fingerprint_start(impl, start, replicas)
+    checks = trial.checks + _check_start(impl, config, trial, start, origin)
     further_steps = impl.train(start.model, start.optimizer, config, start.batches, replicas, start.recorder)
-    measured = _read_measures(impl, config, trial, start, replicas, checks)
+    measured = _read_measures(impl, config, trial, start, origin, replicas, checks)
     arrays, seen = _examine(impl, config, start, replicas)
     if on_arrays:
         on_arrays(arrays)
@@ -117,6 +117,11 @@ class _Start(NamedTuple):
     recorder: Recorder
     model: Any
     optimizer: Any
+
+
+class _Origin(NamedTuple):
+    """Sha256 of all batches and of the starting weights, as they are read back from the devices of all replicas."""
+
     data_sha256: str
     initial_weights_sha256: str
 
@@ -139,7 +144,7 @@ def try_training(impl: Implementation, config: RunConfig, device: Any, replicas:
     on_device, _ = impl.device.to_device(images, labels, device, impl.precision.variable_dtype(config.precision))
     train = partial(impl.train, start.model, start.optimizer, config, start.batches, replicas, start.recorder)
     execution = impl.steps.execution_of(train, start.model, on_device)
-    training = start.recorder.training(start.data_sha256, start.initial_weights_sha256)
+    training = start.recorder.training()
     weights = impl.model.export_weights(start.model)
     moments = impl.model.export_gradients(start.model, impl.optimizer.second_moments(start.optimizer))
     logits = impl.device.to_numpy(start.model.logits(on_device))
@@ -163,9 +168,7 @@ def _prepare(
     batches = [impl.distributed.shard(images, labels, dtype, replicas) for images, labels in host_batches]
     recorder = _make_recorder(impl, config, device, replicas, on_event)
     model, optimizer = impl.distributed.replicated(partial(build, impl, config, device), replicas)
-    data_sha256 = _fingerprint_of_data(impl, batches, replicas)
-    weights_sha256 = fingerprint(*(w.astype(np.float32) for w in impl.model.export_weights(model).values()))
-    return _Start(host_batches, batches, recorder, model, optimizer, data_sha256, weights_sha256)
+    return _Start(host_batches, batches, recorder, model, optimizer)
 
 
 def _draw_batches(config: RunConfig) -> list[Batch]:
@@ -186,20 +189,28 @@ def _make_recorder(impl: Implementation, config: RunConfig, device: Any, replica
     )
 
 
-def _fingerprint_of_data(impl: Implementation, batches: Sequence[tuple[Any, Any]], replicas: Any) -> str:
-    """Sha256 of all batches as they are read back from the devices of all replicas."""
-    whole = ([impl.distributed.gather(values, replicas) for values in batch] for batch in batches)
-    return fingerprint_batches(impl.device.to_host(*batch) for batch in whole)
+def _fingerprint_start(impl: Implementation, start: _Start, replicas: Any) -> _Origin:
+    """Before a step changes it."""
+    whole = ([impl.distributed.gather(values, replicas) for values in batch] for batch in start.batches)
+    data_sha256 = fingerprint_batches(impl.device.to_host(*batch) for batch in whole)
+    weights = impl.model.export_weights(start.model).values()
+    return _Origin(data_sha256, fingerprint(*(array.astype(np.float32) for array in weights)))
 
 
-def _check_start(impl: Implementation, config: RunConfig, trial: _Trial, start: _Start) -> list[Check]:
+def _check_start(impl: Implementation, config: RunConfig, trial: _Trial, start: _Start, origin: _Origin) -> list[Check]:
     """C7: what lies on the device is what was drawn. Before a step changes it."""
     weights, scale = impl.model.export_weights(start.model), float(impl.optimizer.loss_scale(start.optimizer))
-    return check_start(config, trial.drawn_sha256, start.data_sha256, weights, scale)
+    return check_start(config, trial.drawn_sha256, origin.data_sha256, weights, scale)
 
 
 def _read_measures(
-    impl: Implementation, config: RunConfig, trial: _Trial, start: _Start, replicas: Any, checks: list[Check]
+    impl: Implementation,
+    config: RunConfig,
+    trial: _Trial,
+    start: _Start,
+    origin: _Origin,
+    replicas: Any,
+    checks: list[Check],
 ) -> RowResult:
     """The row as it was measured. The clock has stopped; the memory is read before anything else takes some."""
     timing, memory = start.recorder.timing(), start.recorder.memory()
@@ -210,7 +221,7 @@ def _read_measures(
         timing=timing,
         memory=memory,
         replicas=describe_replicas(config, replicas.backend, impl.distributed.peaks(replicas), timing),
-        training=start.recorder.training(start.data_sha256, start.initial_weights_sha256),
+        training=start.recorder.training(*origin),
         limits=find_limits(config, trial.ceilings, timing.step_s),
         contention=contention,
         checks=checks + check_replicas(impl.distributed.fingerprints(start.model, replicas)),
@@ -239,8 +250,7 @@ def _with_rulers(
         first = first_batch_case(config, *host_batches[0])._replace(weights=weights)
         (moved,) = evaluate(impl, start.model, start.optimizer, config, replicas, [first])
         distances = [relative_error(moved.gradients[name], gradient) for name, gradient in gradients.items()]
-        loss = start.recorder.training(start.data_sha256, start.initial_weights_sha256).loss
-        rulers.append(Ruler(loss, float(np.median(distances))))
+        rulers.append(Ruler(start.recorder.training().loss, float(np.median(distances))))
     return replace(row, training=replace(row.training, rulers=rulers))
 
 
