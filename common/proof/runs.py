@@ -153,8 +153,9 @@ def check_pair(
             checks.append(compare_over(extent, PAIR_UPDATE, error, _update_bound(one, course.whole)))
     if extent.has_an_end(either):
         checks.append(_check_late(PAIR_LATE, loss, reference, course))
-        sizes = [float(np.linalg.norm(_update(one.config, each))) for each in (arrays, others)]
-        checks.append(compare(PAIR_SIZE, abs(sizes[0] / sizes[1] - 1), UPDATE_SIZE, "final less starting weights"))
+        smaller, larger = sorted(float(np.linalg.norm(_update(one.config, each))) for each in (arrays, others))
+        excess = larger / smaller - 1 if smaller else math.inf if larger else 0.0
+        checks.append(compare(PAIR_SIZE, excess, UPDATE_SIZE, "final less starting weights"))
     return checks
 
 

@@ -335,6 +335,33 @@ def test_where_nothing_can_be_compared_runs_still_end_alike(as_if_too_large: Non
         assert (late.passed, late.fraction > 1.5) == (within, not within), late
 
 
+@pytest.mark.parametrize(("factor", "within"), [(1.0, True), (0.7, True), (0.2, False), (5.0, False)])
+def test_where_nothing_can_be_compared_the_updates_are_of_one_size(
+    as_if_too_large: None, factor: float, within: bool
+) -> None:
+    """Other weights of one framework: the starting ones, and this part of what training adds."""
+    (mine, arrays), (other, _) = (train(name, "mixed_bfloat16", epochs=16) for name in ("tensorflow", "torch"))
+    start = draw_weights(mine.config.model, SEED)
+    moved = {name: start[name] + factor * (end - start[name]) for name, end in arrays.final_weights.items()}
+    of_other = arrays._replace(final_weights=moved)
+    checks = check_pairs([mine, other], lambda row: of_other if row is other else arrays)["mixed_bfloat16", False]
+    assert next(check.passed for check in checks if check.name == "C8 update size") is within
+
+
+def test_a_run_that_stops_learning_beyond_the_rulers_ends_elsewhere(as_if_too_large: None) -> None:
+    """The rulers see six steps of 48; from then on the rate is a tenth, and later a hundredth."""
+    rate = {"epochs": 16, "learning_rate": 0.02}
+    ruler = with_rulers(train("torch", "float64", **rate)[0], steps=6)
+    right, arrays = train("torch", "mixed_bfloat16", **rate)
+    wrong = mistaken("torch", "mixed_bfloat16", lambda step: falls(max(0, step - 5)), **rate)
+    for row, within in ((right, True), (wrong, False)):
+        complete = complete_checks([ruler, row], lambda row: arrays)[-1]
+        checks = {check.name: check for check in complete.checks}
+        assert place_of(checks["C6 loss curve"]) == "6 of 48 steps, as far as float64 was trained again"
+        assert checks["C6 loss curve"].passed
+        assert (checks["C6 late loss"].passed, checks["C6 late loss"].fraction > 1.5) == (within, not within)
+
+
 def test_without_float64_rows_a_large_run_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course_module, "LARGEST_RUN_FLOPS", 0)
     assert "C6 loss curve" not in checks_of(*train("torch", "float32"))

@@ -13,6 +13,7 @@ import pytest
 
 from common.config import DataConfig, ExecutionConfig, ModelConfig, Precision, RunConfig, TrainConfig
 from common.process import row as row_module
+from common.process.recorder import Recorder
 from common.proof.bounds import rules_of_worker
 from common.proof.reference import round_to_bfloat16
 from common.proof.trial import trial_config
@@ -203,6 +204,13 @@ def a_scale_set_back(at: Place, step: Take) -> Any:
     return step()
 
 
+def a_scale_too_large_once(at: Place, step: Take) -> Any:
+    """So that a step is skipped in which nothing overflows at the scale that follows from the steps before."""
+    if at.steps == 4:
+        at.impl.optimizer.set_loss_scale(at.optimizer, 2.0**40)
+    return step()
+
+
 def a_step_twice(at: Place, step: Take) -> Any:
     if at.steps == 4:
         step()
@@ -258,6 +266,15 @@ def gradients_times(factor: float) -> Plant:
     return plant
 
 
+def accuracy_of_the_other_class(impl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = impl.train.binary_accuracy
+    monkeypatch.setattr(impl.train, "binary_accuracy", lambda labels, logits: right(labels, -logits))
+
+
+def averaged_over_batches(impl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "_batch_sizes", lambda self: [1] * self._config.steps_per_epoch)
+
+
 def exported(choose: Callable[[list[Any]], Any]) -> Plant:
     """Not the weights at the end, but a choice of those before each step."""
 
@@ -307,6 +324,9 @@ MISTAKES = {
     "gradients larger by a twentieth": (EVERY, gradients_times(1.05), "C9 moments"),
     "weights exported of the step before": (EVERY, exported(lambda before: before[-1]), "C9 export"),
     "weights exported as a mean of three steps": (EVERY, exported(mean_of_three), "C9 export"),
+    "accuracy of the other class": (EVERY, accuracy_of_the_other_class, "C9 accuracy"),
+    "an epoch's loss averaged over its batches": (EVERY, averaged_over_batches, "C9 epoch loss"),
+    "a loss scale that is too large once": (["mixed_float16"], in_the_steps(a_scale_too_large_once), "C9 skips"),
     "a loss scale set back in each epoch": (["mixed_float16"], in_the_steps(a_scale_set_back), "C9 scale trace"),
 }  # fmt: skip
 
