@@ -57,8 +57,8 @@ KERAS_UPDATE = 6.4e-6
 # Where roundings decide what is computed, right runs still end alike. Of the 1370 pairs of rows in results/ that train
 # the same experiment, in any two precisions, none differs by more than 0.028 in the median loss of its second half, in
 # units of the rms of the loss. A run that stopped learning on its way differs by 1. Shorter runs are not over by then.
-# Of two right updates the larger exceeded the smaller by 0.7 at most (TF32, the article's size), and by 1.3 and 1.8 where
-# one of the two stopped.
+# Of two right updates the larger exceeded the smaller by 0.7 at most (TF32, the article's size), and by 1.3 and more
+# where one of the two stopped.
 LATE_LOSS = 0.1
 SHORTEST_WITH_AN_END = 40
 UPDATE_SIZE = 1.0
