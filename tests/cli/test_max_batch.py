@@ -177,6 +177,7 @@ def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "outside" / "arrays.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_search_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
     in_its_place = "(HERE / 'run' / 'max_batch.json').mkdir(exist_ok=True)"
     worker = fake_worker(tmp_path, TRAINS.format(limit=PLENTY, before=in_its_place))

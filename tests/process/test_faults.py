@@ -250,6 +250,7 @@ def test_a_loss_that_is_not_finite(impl: SimpleNamespace, tmp_path: Path) -> Non
     json.loads((tmp_path / "row.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
 
+@pytest.mark.slow
 @needs_torch
 def test_a_loss_that_is_not_finite_is_a_failed_row_and_no_failed_parity(tmp_path: Path) -> None:
     process = run_parity(

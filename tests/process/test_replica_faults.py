@@ -141,7 +141,7 @@ def test_a_rank_that_is_slow_to_end_has_not_failed(framework: str, tmp_path: Pat
         ("tensorflow", "Collective has timed out"),
     ],
 )
-@pytest.mark.parametrize("fault", [HANG, FROZEN], ids=["sleeps", "is stopped"])
+@pytest.mark.parametrize("fault", [HANG, pytest.param(FROZEN, marks=pytest.mark.slow)], ids=["sleeps", "is stopped"])
 def test_a_rank_that_is_waited_for_in_vain_without_training(
     fault: str, framework: str, said: str, tmp_path: Path
 ) -> None:

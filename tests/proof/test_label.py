@@ -55,7 +55,9 @@ def test_the_emulator_is_seen_as_what_it_emulates(precision: Precision) -> None:
     assert set(see_precision(cases, logits).values()) == {precision.value.removeprefix("mixed_")}
 
 
-@pytest.mark.parametrize("precision", ON_A_CPU)
+@pytest.mark.parametrize(
+    "precision", [*(pytest.param(each, marks=pytest.mark.slow) for each in ON_A_CPU[:-1]), ON_A_CPU[-1]]
+)
 def test_a_row_runs_in_what_its_label_says(impl: SimpleNamespace, precision: Precision) -> None:
     row = impl.run.run(config(impl, precision))
     assert row.status is Status.OK
@@ -149,7 +151,7 @@ def as_it_was() -> Iterator[None]:
 
 
 @needs_torch
-@pytest.mark.parametrize("change", [forced_to_be_eager, never_compiled])
+@pytest.mark.parametrize("change", [forced_to_be_eager, pytest.param(never_compiled, marks=pytest.mark.slow)])
 def test_a_row_of_torch_that_was_not_compiled(
     torch_impl: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, as_it_was: None, change: Any
 ) -> None:

@@ -718,7 +718,9 @@ def test_the_right_implementation_passes(
     assert_right(impl, monkeypatch, precision, size)
 
 
-@pytest.mark.parametrize("precision", ["float64", *EVERY])
+@pytest.mark.parametrize(
+    "precision", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("float64", *EVERY[:-1])), EVERY[-1]]
+)
 def test_the_right_run_passes(impl: SimpleNamespace, precision: str) -> None:
     worst = worst_first(train(impl, precision).checks)[0]
     assert worst.fraction <= RIGHT_WITHIN, worst

@@ -309,6 +309,18 @@ def in_float32(impl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_module, "build", build_with_its_scale)
 
 
+# Those that are tried each time, in the precision that hides most.
+QUICK = {
+    "mixed precision off in the training alone",
+    "a rate that falls by a tenth after each epoch",
+    "moments kept in bfloat16",
+    "a step taken twice",
+    "batches in another order",
+    "gradients larger by a twentieth",
+    "weights exported of the step before",
+    "a loss scale set back in each epoch",
+}
+
 MISTAKES = {
     "mixed precision off in the training alone": (["mixed_float16", "mixed_bfloat16"], in_float32, "C9 precision"),
     "a rate that falls by a tenth after each epoch": (EVERY, in_the_steps(a_falling_rate), "C9 update"),
@@ -339,7 +351,7 @@ MISTAKES = {
             plant,
             caught_by,
             id=f"{name}-{precision}",
-            marks=[] if precision == precisions[-1] else pytest.mark.slow,  # bfloat16 hides most
+            marks=[] if name in QUICK and precision == precisions[-1] else pytest.mark.slow,
         )
         for name, (precisions, plant, caught_by) in MISTAKES.items()
         for precision in precisions
