@@ -145,7 +145,7 @@ def _by_interval(ends: Interval) -> Verdict:
     if ends.over_processes:
         return Verdict(CANT_TELL, f"anything from {seen}", is_wide=True)
     margin_percent = _percent(PROCESSES_DIFFER)
-    return Verdict(CANT_TELL, f"{seen} within the run, and processes differ by {margin_percent} %", is_wide=True)
+    return Verdict(CANT_TELL, f"{seen} within the run; equal processes may differ by {margin_percent} %", is_wide=True)
 
 
 def _percent(ratio: float) -> int:

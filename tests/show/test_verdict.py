@@ -81,7 +81,7 @@ THREE = rows_of([2.0, 2.02, 1.98], [1.0, 1.02, 0.99])
         (
             [1.11],
             [1.0],
-            Verdict(CANT_TELL, "1.10x to 1.12x the speed within the run, and processes differ by 10 %", True),
+            Verdict(CANT_TELL, "1.10x to 1.12x the speed within the run; equal processes may differ by 10 %", True),
         ),
     ],
 )
