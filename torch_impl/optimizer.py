@@ -44,9 +44,8 @@ def scale_loss(optimizer: Optimizer, loss: torch.Tensor) -> torch.Tensor:
 def loss_scale(optimizer: Optimizer) -> torch.Tensor:
     """The factor on the loss, float32 scalar on the device; 1 without loss scaling."""
     device = optimizer.adam.param_groups[0]["params"][0].device
-    return scale_loss(
-        optimizer, torch.ones((), dtype=torch.float32, device=device)
-    )  # GradScaler.get_scale() would wait for the device
+    one = torch.ones((), dtype=torch.float32, device=device)
+    return scale_loss(optimizer, one)  # GradScaler.get_scale() would wait for the device
 
 
 def set_loss_scale(optimizer: Optimizer, scale: float) -> None:
