@@ -146,7 +146,13 @@ def test_a_folder_that_cannot_be_one_is_refused(
 ENDS = {"it is killed": "os.kill(os.getpid(), 9)", "it crashes": "os.abort()", "it hangs": "time.sleep(60)"}
 
 
-@pytest.mark.parametrize("ending", ENDS.values(), ids=ENDS.keys())
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(ending, id=name, marks=pytest.mark.slow if name == "it hangs" else [])
+        for name, ending in ENDS.items()
+    ],
+)
 def test_a_worker_that_ends_at_them_has_measured_its_row(tmp_path: Path, ending: str) -> None:
     body = f"row = ok(config)\nmonitors['monitors'].on_measured(row)\n{ending}"
     config = RunConfig("torch", Precision.FLOAT32, execution=ExecutionConfig("cpu"), **SIZES)

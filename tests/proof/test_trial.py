@@ -106,7 +106,7 @@ def test_right_rows_of_fit_pass(tensorflow_impl: Any, precision: str) -> None:
     assert_right(try_training(tensorflow_impl, precision, loop="fit"))
 
 
-@pytest.mark.parametrize("precision", EVERY)
+@pytest.mark.parametrize("precision", [*(pytest.param(name, marks=pytest.mark.slow) for name in EVERY[:-1]), EVERY[-1]])
 @pytest.mark.parametrize("rate", [*(pytest.param(rate, marks=pytest.mark.slow) for rate in (1e-6, 0.01)), 10.0])
 def test_a_run_that_its_settings_make_chaotic_is_no_false_alarm(impl: Any, precision: str, rate: float) -> None:
     """At a rate of 10 roundings soon decide what is computed; the first steps are compared all the same."""
